@@ -1,0 +1,128 @@
+"""Generating with our own decoder: a key-value cache beside the same ops, a sampler, a stream of tokens.
+
+It serves samples while training, tasks, and chats with a model that has not been exported yet.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.architecture import transformer
+from edgetune.architecture.transformer import Model
+from edgetune.backend.numpy_ops import QUERIES, NumpyOps, blocks, rotation, scores
+from edgetune.backend.numpy_tape import Floats, Value
+from edgetune.backend.ops import HeadShape, Joint, Row, Spans
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen. Temperature 0 takes the likeliest."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class CachedOps(NumpyOps):
+    """The ops for tokens that continue what was seen before: keys and values of every layer are kept.
+
+    With `weights` given, a layer's folded weight is made once and kept there: faster for many tokens, at float32's size.
+    """
+
+    def __init__(self, parameters: Mapping[str, Floats], weights: dict[str, Floats] | None = None):
+        super().__init__({})
+        self.parameters, self.learning = parameters, False
+        self.weights = weights
+        self.keys: list[Floats] = []
+        self.values: list[Floats] = []
+        self.position = self.layer = 0
+
+    def weight(self, joint: Joint) -> Floats:
+        """(outputs, inputs), from the kept ones where there are any."""
+        if self.weights is None:
+            return super().weight(joint)
+        name = joint.parts[0].name
+        if name not in self.weights:
+            self.weights[name] = super().weight(joint)
+        return self.weights[name]
+
+    def rotation(self, spans: Spans, shape: HeadShape) -> tuple[Floats, Floats]:
+        """Positions go on from those in the cache."""
+        return rotation(spans, shape.rope, self.dtype, self.position)
+
+    def attention(self, q: Value, k: Value, v: Value, spans: Spans, window: int | None, cap: float | None) -> Value:
+        """The new queries over all keys, old and new."""
+        if self.layer == len(self.keys):
+            self.keys.append(k.data)
+            self.values.append(v.data)
+        else:
+            self.keys[self.layer] = np.concatenate([self.keys[self.layer], k.data], axis=1)
+            self.values[self.layer] = np.concatenate([self.values[self.layer], v.data], axis=1)
+        keys, values = self.keys[self.layer], self.values[self.layer]
+        self.layer += 1
+        kv_heads, time, group, head_dim = q.data.shape
+        mixed = np.empty((time, kv_heads, group, head_dim), self.dtype)
+        for head in range(kv_heads):
+            for rows in blocks(time, QUERIES):
+                last = self.position + rows.stop
+                first = max(0, self.position + rows.start + 1 - window) if window else 0
+                p, _ = scores(q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap)
+                p -= p.max(-1, keepdims=True)
+                np.exp(p, out=p)
+                p /= p.sum(-1, keepdims=True)
+                mixed[rows, head] = (p @ values[head, first:last]).reshape(-1, group, head_dim)
+        return Value(mixed.reshape(time, -1), wanted=False)
+
+    def advance(self, time: int) -> None:
+        """The tokens that just went through are behind us now."""
+        self.position, self.layer = self.position + time, 0
+
+
+class Generator:
+    """One model and one set of trained arrays, ready to continue token sequences."""
+
+    def __init__(self, model: Model, parameters: Mapping[str, Floats], keep_weights: bool = True):
+        self.model, self.parameters = model, parameters
+        self.weights: dict[str, Floats] | None = {} if keep_weights else None
+
+    def stream(
+        self, ids: Sequence[int], *, max_tokens: int, sampling: Sampling | None = None, end_ids: Collection[int] = ()
+    ) -> Iterator[int]:
+        """Yields the tokens that follow `ids`, up to `max_tokens`; one of `end_ids` ends it and is not given."""
+        sampling = sampling or Sampling()
+        random = np.random.default_rng(sampling.seed)
+        ops = CachedOps(self.parameters, self.weights)
+        new = np.array(ids, np.int32)
+        for _ in range(max_tokens):
+            token = sample(self.next_logits(ops, new), sampling, random)
+            if token in end_ids:
+                return
+            yield token
+            new = np.array([token], np.int32)
+
+    def next_logits(self, ops: CachedOps, tokens: NDArray[np.int32]) -> Floats:
+        """(vocab,) of what follows those tokens, which join the cache."""
+        row = Row(tokens, np.full(len(tokens), -1, np.int32), ((0, len(tokens)),))
+        logits = transformer.logits(ops, self.model, row, np.array([len(tokens) - 1]))
+        ops.advance(len(tokens))
+        return logits[0]
+
+
+def sample(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int:
+    """A token by temperature, the top_k likeliest, and the fewest that hold top_p of the probability (arXiv:1904.09751)."""
+    if sampling.temperature <= 0:
+        return int(np.argmax(logits))
+    order = np.argsort(-logits, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    scaled = logits[order].astype(np.float64) / sampling.temperature
+    p = np.exp(scaled - scaled[0])
+    p /= p.sum()
+    if sampling.top_p < 1:
+        count = int(np.searchsorted(np.cumsum(p), sampling.top_p)) + 1
+        order, p = order[:count], p[:count] / p[:count].sum()
+    return int(random.choice(order, p=p))
+
+

@@ -1,0 +1,181 @@
+"""A model folder becomes a Model: names checked against shapes, norms and biases read, matrices left where they are.
+
+For full training every weight is copied to float32 arrays instead, laid out so that joint layers lie behind each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.architecture.transformer import Layer, Model
+from edgetune.architecture.weights import WeightFolder
+from edgetune.backend.numpy_weights import Plain
+from edgetune.backend.ops import Adapter, Joint, Linear, Norm
+from edgetune.errors import ModelError
+
+Parameters = dict[str, NDArray[np.float32]]
+JOINTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's weights come from: a folder, float32 arrays by Hugging Face name, or the first overlaid by the second."""
+
+    spec: ModelSpec
+    folder: WeightFolder | None = None
+    arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=lambda: dict[str, NDArray[np.float32]]())
+
+
+def load_model(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> Model:
+    """The model of a folder, its matrices frozen, with adapters at the named modules.
+
+    Raises:
+        ModelError: config.json or the weights are absent or damaged, or do not belong together.
+    """
+    spec = read_spec(folder)
+    weights = WeightFolder(folder)
+    check_shapes(spec, weights, folder)
+    return build_model(Source(spec, weights), adapters or {})
+
+
+def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
+    """Every tensor that the spec names must be there, in its shape.
+
+    Raises:
+        ModelError: one is missing or of another shape; vocabulary and embedding that disagree are named as such.
+    """
+    for name, shape in parameter_shapes(spec).items():
+        info = weights.tensors.get(name)
+        if info is None:
+            raise ModelError(f"has no tensor {name}", file=folder, hint="the weights do not belong to this config.json")
+        if info.shape != shape:
+            if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                message = f"config.json says {spec.vocab} tokens of {spec.dim}, {name} is {info.shape}"
+                raise ModelError(message, file=folder, hint="the weights do not belong to this config.json")
+            raise ModelError(f"{name} is {info.shape}, config.json says {shape}", file=folder, hint="get the model again")
+
+
+@lru_cache(maxsize=4)
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the model by its Hugging Face name, in the model's order."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (spec.vocab, spec.dim)}
+    biased = {"q_proj": spec.qkv_bias, "k_proj": spec.qkv_bias, "v_proj": spec.qkv_bias, "o_proj": spec.output_bias}
+    for layer in range(spec.layers):
+        for kind in (kind for joint in JOINTS for kind in joint):
+            path, shape = spec.module_path(layer, kind), spec.linear_shape(kind)
+            shapes[f"{path}.weight"] = shape
+            if biased.get(kind, spec.mlp_bias):
+                shapes[f"{path}.bias"] = shape[:1]
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"model.layers.{layer}.{norm}.weight"] = (spec.dim,)
+        if spec.query_key_norm:
+            for norm in ("q_norm", "k_norm"):
+                shapes[f"model.layers.{layer}.self_attn.{norm}.weight"] = (spec.head_dim,)
+    shapes["model.norm.weight"] = (spec.dim,)
+    if not spec.tied:
+        shapes["lm_head.weight"] = (spec.vocab, spec.dim)
+    return shapes
+
+
+def build_model(source: Source, adapters: Mapping[str, Adapter]) -> Model:
+    """A Model over those weights. Layers before the first adapter are marked as frozen."""
+    spec = source.spec
+    embedding = linear(source, "model.embed_tokens", adapters)
+    first = min((int(path.split(".")[2]) for path in adapters), default=0)
+    return Model(
+        embedding=embedding,
+        embedding_scale=1.0,
+        layers=tuple(build_layer(source, layer, adapters) for layer in range(spec.layers)),
+        final_norm=read_norm(source, "model.norm.weight"),
+        head=embedding if spec.tied else linear(source, "lm_head", adapters),
+        logit_cap=None,
+        frozen_layers=first,
+    )
+
+
+def build_layer(source: Source, layer: int, adapters: Mapping[str, Adapter]) -> Layer:
+    """One block."""
+    spec, at = source.spec, f"model.layers.{layer}"
+    qkv, output, gate_up, down = (
+        joint(source, [linear(source, spec.module_path(layer, kind), adapters) for kind in kinds]) for kinds in JOINTS
+    )
+    return Layer(
+        query_key_value=qkv,
+        output=output,
+        gate_up=gate_up,
+        down=down,
+        shape=spec.head_shape(layer),
+        window=spec.windows[layer],
+        attention_cap=None,
+        activation=spec.activation,
+        attention_norm=read_norm(source, f"{at}.input_layernorm.weight"),
+        mlp_norm=read_norm(source, f"{at}.post_attention_layernorm.weight"),
+        attention_post_norm=None,
+        mlp_post_norm=None,
+        query_norm=read_norm(source, f"{at}.self_attn.q_norm.weight") if spec.query_key_norm else None,
+        key_norm=read_norm(source, f"{at}.self_attn.k_norm.weight") if spec.query_key_norm else None,
+    )
+
+
+def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear:
+    """One linear layer, from the arrays where they have it, else from the folder."""
+    weight, bias = f"{path}.weight", f"{path}.bias"
+    if weight in source.arrays:
+        return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapters.get(path))
+    assert source.folder is not None
+    has_bias = bias in parameter_shapes(source.spec)
+    return Linear(path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
+
+
+def joint(source: Source, parts: list[Linear]) -> Joint:
+    """Layers as one. Trained arrays were laid behind each other by `trained_copy`: then their common base is the stack."""
+    base = source.arrays[f"{parts[0].name}.weight"].base if f"{parts[0].name}.weight" in source.arrays else None
+    return Joint(tuple(parts), stacked=base)
+
+
+def read_norm(source: Source, name: str) -> Norm:
+    """An RMS norm's weight, in float32."""
+    if name in source.arrays:
+        return Norm(name, source.arrays[name], source.spec.norm_eps)
+    assert source.folder is not None
+    return Norm(name, source.folder.floats(name), source.spec.norm_eps)
+
+
+def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Parameters:
+    """Every parameter as a float32 array that training may change: copied from a folder, or drawn anew where there is none.
+
+    Drawn weights are normal with deviation 0.02, those that write to the stream divided by sqrt(2 layers) (GPT-2's rule);
+    norms are one and biases zero. Each depends on the seed and its name alone.
+    """
+    parameters: Parameters = {}
+    shapes = parameter_shapes(spec)
+    for layer in range(spec.layers):
+        for kinds in JOINTS:
+            paths = [f"{spec.module_path(layer, kind)}.weight" for kind in kinds]
+            stack = np.empty((sum(shapes[path][0] for path in paths), shapes[paths[0]][1]), np.float32)
+            start = 0
+            for path in paths:
+                parameters[path] = stack[start : start + shapes[path][0]]
+                start += shapes[path][0]
+    for index, (name, shape) in enumerate(shapes.items()):
+        array = parameters.setdefault(name, np.empty(shape, np.float32))
+        if initial is not None:
+            array[...] = initial.floats(name)
+        else:
+            array[...] = drawn(name, shape, spec.layers, np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64))))
+    return {name: parameters[name] for name in shapes}
+
+
+def drawn(name: str, shape: tuple[int, ...], layers: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """A new parameter."""
+    if name.endswith(".bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    deviation = 0.02 / (np.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1)
+    return random.standard_normal(shape, np.float32) * np.float32(deviation)

@@ -1,0 +1,53 @@
+"""Writing a model folder: the files beside the weights copied, both forms of the rope written, tensors streamed."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.architecture.weights import save_safetensors, stored_as
+
+SIDE_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "LICENSE",
+)  # fmt: skip
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORED_TYPES = {name: stored for stored, name in DTYPES.items()}
+
+
+def copy_side_files(source: Path, out: Path, dtype: str) -> None:
+    """Copies tokenizer, template and generation config, and writes config.json for weights of that type."""
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    config = json.loads((source / "config.json").read_bytes())
+    (out / "config.json").write_text(json.dumps(both_forms(config) | {"dtype": DTYPES[dtype], "torch_dtype": DTYPES[dtype]}, indent=2) + "\n", "utf-8")
+
+
+def both_forms(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the rope in both forms: transformers 5 reads rope_parameters, everything older the top-level keys.
+
+    Tools that know only one form would silently run with another rope.
+    """
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, dict):
+        scaling = config.get("rope_scaling") or {}
+        kind = scaling.get("rope_type") or scaling.get("type") or "default"
+        theta = config.get("rope_theta", 10_000.0)
+        return {**config, "rope_theta": theta, "rope_parameters": {**scaling, "rope_type": kind, "rope_theta": theta}}
+    if "rope_theta" not in parameters:
+        return config  # one set for each kind of layer: the older form has no place for it
+    scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
+    plain = scaling.get("rope_type", "default") == "default"
+    return {**config, "rope_theta": parameters["rope_theta"], "rope_scaling": None if plain else scaling}
+
+
+def write_arrays(out: Path, arrays: Iterable[tuple[str, tuple[int, ...]]], get: Callable[[str], NDArray[np.float32]], dtype: str) -> None:
+    """Writes model.safetensors, each array cast once from float32."""
+    save_safetensors(
+        out / "model.safetensors", [(name, dtype, shape) for name, shape in arrays], lambda name: stored_as(get(name), dtype), {"format": "pt"}
+    )

@@ -1,0 +1,259 @@
+"""safetensors files: headers verified before anything is read, tensors mapped from the disk, files written in a stream.
+
+Format: https://github.com/huggingface/safetensors. A header is believed only if its tensors have known types, cover the
+file's data without gap or overlap, and end where the file ends.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain
+from edgetune.errors import InputError, ModelError
+from edgetune.files import clean, safe_join
+
+HEADER_LIMIT = 25_000_000  # bytes; the hub's own limit
+SAMPLE, SAMPLES = 1 << 16, 64  # bytes of one sample of a file, and how many are taken
+ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+OTHER_TYPES = {"F64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+class TensorInfo(NamedTuple):
+    """Where one tensor lies: start and stop are bytes of the file."""
+
+    dtype: str  # F32, F16 or BF16
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    stop: int
+
+
+def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors of one safetensors file and its metadata, all bounds verified.
+
+    Raises:
+        ModelError, or the class given as `reject`: the file is absent, truncated, damaged or hostile, or holds a type that
+            we do not read.
+    """
+    again = "the file is damaged: get it again"
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            prefix = opened.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+                raise reject(f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again)
+            header = json.loads(opened.read(length))
+    except OSError as error:
+        raise reject(f"cannot be read: {error.strerror}", file=file, hint="is the folder complete?") from None
+    except (ValueError, RecursionError):
+        raise reject("its header is not JSON", file=file, hint=again) from None
+    if not isinstance(header, dict):
+        raise reject("its header is not a JSON object", file=file, hint=again)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise reject("its metadata is not text", file=file, hint=again)
+    try:
+        tensors = {clean(name): tensor_info(entry, file, 8 + length) for name, entry in header.items()}
+    except (TypeError, KeyError, ValueError) as error:
+        raise reject(f"a tensor's entry is wrong: {clean(str(error))}", file=file, hint=again) from None
+    end = 8 + length
+    for info in sorted(tensors.values(), key=lambda info: (info.start, info.stop)):
+        if info.start != end:
+            raise reject("its tensors overlap or leave gaps", file=file, hint=again)
+        end = info.stop
+    if end != size:
+        raise reject(f"holds {size} bytes, its header says {end}", file=file, hint="the download was cut: get it again")
+    return tensors, metadata
+
+
+def tensor_info(entry: Any, file: Path, data: int) -> TensorInfo:
+    """One entry of a header. ValueError, KeyError or TypeError where it is wrong."""
+    dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if dtype not in ITEM_SIZES:
+        known = "this version reads F32, F16 and BF16" if dtype in OTHER_TYPES else "unknown"
+        raise ValueError(f"type {dtype!s} ({known})")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop))
+    if not whole or len(shape) > 8 or stop - start != math.prod(shape) * ITEM_SIZES[dtype]:
+        raise ValueError(f"shape {shape} does not fill bytes {start} to {stop}")
+    return TensorInfo(dtype, shape, file, data + start, data + stop)
+
+
+class WeightFolder:
+    """A model folder's tensors, mapped from model.safetensors or from the shards that its index names.
+
+    Raises:
+        ModelError: no weights, only pickled ones, a missing shard, an index that disagrees with its shards, a bad header.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.tensors: dict[str, TensorInfo] = {}
+        index = folder / "model.safetensors.index.json"
+        for file in shards(index) if index.exists() else [whole_weights(folder)]:
+            tensors, _ = read_header(file)
+            twice = self.tensors.keys() & tensors.keys()
+            if twice:
+                raise ModelError(f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again")
+            self.tensors |= tensors
+        self.maps: dict[Path, NDArray[np.uint8]] = {}
+        if index.exists():
+            check_index(index, self.tensors)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of all tensors as they are stored."""
+        return sum(info.stop - info.start for info in self.tensors.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every header and of samples from every file: another model, or a changed one, has another."""
+        digest = hashlib.sha256()
+        for file in sorted({info.file for info in self.tensors.values()}):
+            size = file.stat().st_size
+            with file.open("rb") as opened:
+                for start in (0, *range(SAMPLE, size, max(SAMPLE, size // SAMPLES))):
+                    opened.seek(start)
+                    digest.update(opened.read(SAMPLE))
+            digest.update(f"{file.name} {size}".encode())
+        return digest.hexdigest()
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """A tensor as it is stored, mapped and read-only: float32, float16, or uint16 that holds bfloat16.
+
+        Raises:
+            ModelError: there is no tensor of that name.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise ModelError(f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json")
+        if info.file not in self.maps:
+            self.maps[info.file] = np.memmap(info.file, np.uint8, "r")
+        # A header's length need not be a multiple of the item size, and views need not be aligned.
+        return self.maps[info.file][info.start : info.stop].view(STORED[info.dtype]).reshape(info.shape)
+
+    def floats(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Rows of a tensor as float32, in memory of their own."""
+        raw = self.raw(name)[rows]
+        return from_bfloat16(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
+
+    def matrix(self, name: str) -> FrozenMatrix:
+        """A matrix that stays in its stored precision and on the disk until its rows are read."""
+        raw = self.raw(name)
+        return BFloat16(raw) if raw.dtype == np.uint16 else Plain(raw)
+
+
+def whole_weights(folder: Path) -> Path:
+    """model.safetensors, or the reason why there is none."""
+    file = folder / "model.safetensors"
+    if file.exists():
+        return file
+    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"), *folder.glob("*.ckpt")]):
+        raise ModelError(
+            f"holds only pickled weights ({clean(pickled[0].name)}), which can run code", file=folder, hint="get its safetensors form"
+        )
+    raise ModelError("holds no model.safetensors", file=folder, hint="is this a Hugging Face model folder, and complete?")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, all of them there."""
+    weight_map = read_index(index)
+    files = [safe_join(index.parent, name) for name in sorted(set(weight_map.values()))]
+    for file in files:
+        if not file.exists():
+            raise ModelError(f"names the shard {file.name}, which is missing", file=index, hint="get the model again")
+    return files
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """tensor -> file, from the JSON of an index."""
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError("is not a readable index of shards", file=index, hint="get the model again") from None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError("its weight_map is not a table of names", file=index, hint="get the model again")
+    return weight_map
+
+
+def check_index(index: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """An index must name just what its shards hold, where they hold it."""
+    for name, file in read_index(index).items():
+        if name not in tensors or tensors[name].file != safe_join(index.parent, file):
+            raise ModelError(f"names {clean(name)} in {clean(file)}, which does not hold it", file=index, hint="get the model again")
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Exact: a bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even; not-a-number stays one."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+
+def stored_as(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """float32 cast once to the stored form of F32, F16 or BF16."""
+    return to_bfloat16(values) if dtype == "BF16" else values.astype(STORED[dtype])
+
+
+def save_safetensors(
+    file: Path,
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    data: Callable[[str], NDArray[Any] | Iterable[NDArray[Any]]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes (name, dtype, shape) tensors one after the other; data(name) gives a stored form, whole or in pieces.
+
+    Only one piece is in memory at a time. The caller makes the file whole or absent (files.whole_file, whole_folder).
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    names: list[str] = []
+    end = 0
+    for name, dtype, shape in tensors:
+        start, end = end, end + math.prod(shape) * ITEM_SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        names.append(name)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with file.open("xb") as opened:
+        opened.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            pieces = data(name)
+            for piece in [pieces] if isinstance(pieces, np.ndarray) else pieces:
+                opened.write(np.ascontiguousarray(piece).data)
+
+
+def save_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes float32 arrays."""
+    save_safetensors(
+        file, [(name, "F32", array.shape) for name, array in arrays.items()], lambda name: np.asarray(arrays[name], "<f4"), metadata
+    )
+
+
+def load_arrays(file: Path, reject: type[InputError] = ModelError) -> dict[str, NDArray[np.float32]]:
+    """Every tensor of a file as float32, in memory of its own.
+
+    Raises:
+        ModelError, or the class given as `reject`: the file is damaged.
+    """
+    tensors, _ = read_header(file, reject)
+    content = file.read_bytes()
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, info in tensors.items():
+        raw = np.frombuffer(content[info.start : info.stop], STORED[info.dtype]).reshape(info.shape)
+        arrays[name] = from_bfloat16(raw) if info.dtype == "BF16" else raw.astype(np.float32)
+    return arrays
