@@ -1,0 +1,178 @@
+"""PEFT's adapter folder, the native form on disk: adapter_config.json and adapter_model.safetensors.
+
+Keys are base_model.model.PATH.lora_A.weight (rank, inputs) and .lora_B.weight (outputs, rank); the scale is lora_alpha / r, or
+/ sqrt(r) with use_rslora, where rank_pattern and alpha_pattern may name other ranks and alphas per module. What we do not
+implement is refused by name: a scale is never guessed.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.adapters.lora import LoraAdapter, LoraFactors, scale_of
+from edgetune.architecture.weights import load_arrays, save_arrays
+from edgetune.errors import AdapterError
+from edgetune.files import clean
+
+PREFIX = "base_model.model."
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# Each may be present with a value that means "not used"; any other value is a feature that changes the arithmetic.
+UNUSED_IF = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "use_dora": (False,),
+    "lora_bias": (False,),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None,),
+    "layer_replication": (None,),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None,),
+    "use_qalora": (False,),
+    "use_bdlora": (None, False),
+    "exclude_modules": (None, []),
+}
+# These say how an adapter was begun, what it was called or how it is trained; they do not change what it means.
+HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha",
+    "lora_dropout", "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
+    "ensure_weight_tying", "peft_version", "lora_ga_config",
+}  # fmt: skip
+
+
+def read_peft(folder: Path) -> LoraAdapter:
+    """The adapter of a PEFT folder.
+
+    Raises:
+        AdapterError: a file is absent or damaged, the adapter is pickled, or it uses a feature that we do not implement.
+    """
+    config = read_config(folder)
+    file = folder / WEIGHTS_FILE
+    if not file.exists():
+        if (folder / "adapter_model.bin").exists():
+            raise AdapterError("is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors")
+        raise AdapterError(f"has no {WEIGHTS_FILE}", file=folder, hint="is this an adapter folder, and complete?")
+    arrays = load_arrays(file, AdapterError)
+    factors: dict[str, LoraFactors] = {}
+    for key in arrays:
+        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
+        if match is None:
+            if not re.fullmatch(r"base_model\.model\.(.+)\.lora_B\.weight", key):
+                raise AdapterError(f"holds {key}, a kind of update that is not supported", file=file, hint="supported: LoRA on linear layers")
+            continue
+        path = match[1]
+        a, b = arrays[key], arrays.get(f"{PREFIX}{path}.lora_B.weight")
+        if a.ndim != 2 or b is None or b.ndim != 2 or b.shape[1] != a.shape[0]:
+            raise AdapterError(f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged")
+        factors[path] = LoraFactors(a, b, module_scale(config, path, a.shape[0], file))
+    if not factors or len(arrays) != 2 * len(factors):
+        raise AdapterError("holds no adapter, or half of one", file=file, hint="the file is damaged")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise AdapterError("holds numbers that are not finite", file=file, hint="the training that made it diverged")
+    return LoraAdapter(factors, clean(str(config.get("base_model_name_or_path") or "")), float(config.get("lora_dropout") or 0), bool(config.get("use_rslora")))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, with every feature that we do not implement refused."""
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise AdapterError(f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run") from None
+    except (OSError, ValueError, RecursionError):
+        raise AdapterError("is not readable JSON", file=file, hint="get the adapter again") from None
+    if not isinstance(config, dict):
+        raise AdapterError("is not a JSON object", file=file, hint="get the adapter again")
+    for key, value in config.items():
+        allowed = UNUSED_IF.get(key)
+        unknown = allowed is None and key not in HARMLESS and value not in (None, False, [], {}, "")
+        if unknown or (allowed is not None and value not in allowed):
+            raise AdapterError(f"uses {clean(key)} = {clean(json.dumps(value))[:60]}, which is not supported", file=file, hint="supported: LoRA on linear layers, rsLoRA, ranks and alphas per module")
+    return config
+
+
+def module_scale(config: Mapping[str, Any], path: str, rank: int, file: Path) -> float:
+    """A module's scale, by PEFT's rule: the first pattern that ends the path wins.
+
+    Raises:
+        AdapterError: a rank or alpha is not a positive finite number, or the rank is not the tensor's.
+    """
+
+    def own(pattern_key: str, default: Any) -> Any:
+        patterns = config.get(pattern_key) or {}
+        if not isinstance(patterns, dict):
+            raise AdapterError(f"{pattern_key} is not a table", file=file, hint="get the adapter again")
+        return next((value for pattern, value in patterns.items() if pattern_ends(pattern, path)), default)
+
+    said, alpha = own("rank_pattern", config.get("r")), own("alpha_pattern", config.get("lora_alpha"))
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha > 0
+    if not number or said != rank or rank < 1:
+        raise AdapterError(f"{path}: rank {clean(str(said))}, alpha {clean(str(alpha))}, tensor of rank {rank}", file=file, hint="the config does not belong to these weights")
+    return scale_of(float(alpha), rank, bool(config.get("use_rslora")))
+
+
+def pattern_ends(pattern: str, path: str) -> bool:
+    """PEFT's match of a pattern: it is a regular expression over the end of a module path.
+
+    Only the characters of module paths and the simplest wildcards are taken, so that a hostile pattern cannot run for hours.
+    """
+    if not re.fullmatch(r"[\w.^$|()\[\]\\+*?-]{1,200}", pattern) or re.search(r"[+*][)\]]*[+*]", pattern) or pattern.count("*") + pattern.count("+") > 3:
+        raise AdapterError(f"the pattern {clean(pattern)[:60]!r} is not supported", hint="use plain module names in rank_pattern and alpha_pattern")
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    except re.error:
+        raise AdapterError(f"the pattern {clean(pattern)[:60]!r} is not a regular expression") from None
+
+
+def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None:
+    """Writes adapter_config.json and adapter_model.safetensors into an existing folder, as PEFT itself would.
+
+    Modules of one rank and scale need no patterns; others are named. A local path of the base is not written down: it would
+    tell who trained where.
+    """
+    (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[0]
+    others = {path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model or adapter.base_model,
+        "revision": None,
+        "r": rank,
+        "lora_alpha": alpha_of(scale, rank, adapter.rslora),
+        "lora_dropout": adapter.dropout,
+        "target_modules": sorted({path.rpartition(".")[2] for path in adapter.factors}),
+        "layers_to_transform": layers_if_not_all(adapter),
+        "layers_pattern": "layers" if layers_if_not_all(adapter) else None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": adapter.rslora,
+        "use_dora": False,
+        "rank_pattern": {path: len(factors.a) for path, factors in others.items()},
+        "alpha_pattern": {path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()},
+        "modules_to_save": None,
+    }
+    arrays = {f"{PREFIX}{name}.weight": array for name, array in adapter.trained_arrays().items()}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
+
+
+def layers_if_not_all(adapter: LoraAdapter) -> list[int] | None:
+    """The layers that carry an adapter, where some before the last one do not."""
+    layers = sorted({int(path.split(".")[2]) for path in adapter.factors})
+    return None if layers == list(range(layers[-1] + 1)) else layers
+
+
+def alpha_of(scale: float, rank: int, rslora: bool) -> int | float:
+    """The alpha that gives this scale; an integer wherever it can be, as in PEFT."""
+    number = scale * (math.sqrt(rank) if rslora else rank)
+    nearest = round(number)
+    return nearest if abs(number - nearest) < 1e-9 * max(1, abs(number)) else number

@@ -1,0 +1,28 @@
+"""The training loop: it yields events and does nothing else."""
+
+from collections.abc import Callable, Iterator
+
+from edgetune.events import Event, RunStopped
+from edgetune.training.run import Run
+
+
+def train(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Learns from where the run stands to its end.
+
+    A checkpoint is written before the first step, whenever it is due, and for every best validation: the best one is what
+    the run hands over. Asked to stop, the loop ends after the step at hand, saved.
+    """
+    if run.step == 0:
+        yield from run.validate()
+        yield run.save()
+    while run.step < run.total_steps and not run.is_stale:
+        yield run.learn()
+        best_before = run.state.best_step
+        if run.is_due(run.config.checks.eval_every):
+            yield from run.validate()
+        stopping = run.step < run.total_steps and should_stop()
+        if stopping or run.is_stale or run.is_due(run.config.checks.save_every) or run.state.best_step != best_before:
+            yield run.save()
+        if stopping:
+            yield RunStopped(step=run.step, reason="asked to stop")
+            return

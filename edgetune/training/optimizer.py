@@ -1,0 +1,63 @@
+"""AdamW (arXiv:1711.05101) on NumPy arrays, changed in place; the arithmetic and its order are PyTorch's."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.config import TrainingConfig
+
+Floats = NDArray[np.float32]
+
+
+def global_norm(gradients: Mapping[str, Floats]) -> float:
+    """The length of all gradients taken as one vector, summed in float64."""
+    return math.sqrt(sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values())))
+
+
+class AdamW:
+    """The two moments of every trained array, and the count of updates."""
+
+    def __init__(self, parameters: Mapping[str, Floats], config: TrainingConfig):
+        self.parameters, self.config = parameters, config
+        self.updates = 0
+        self.mean = {name: np.zeros_like(array) for name, array in parameters.items()}
+        self.square = {name: np.zeros_like(array) for name, array in parameters.items()}
+
+    def update(self, gradients: Mapping[str, Floats], rate: float, scale: float = 1.0) -> None:
+        """One step against `scale` times the gradients, which are used up. Vectors (norms, biases) do not decay."""
+        self.updates += 1
+        first, second = self.config.betas
+        size = rate / (1 - first**self.updates)
+        root = math.sqrt(1 - second**self.updates)
+        for name, array in self.parameters.items():
+            gradient, mean, square = gradients[name], self.mean[name], self.square[name]
+            if scale != 1:
+                gradient *= np.float32(scale)
+            if self.config.weight_decay and array.ndim > 1:
+                array *= np.float32(1 - rate * self.config.weight_decay)
+            mean *= np.float32(first)
+            mean += np.float32(1 - first) * gradient
+            square *= np.float32(second)
+            np.multiply(gradient, gradient, out=gradient)
+            gradient *= np.float32(1 - second)
+            square += gradient
+            np.sqrt(square, out=gradient)
+            gradient /= np.float32(root)
+            gradient += np.float32(self.config.eps)
+            np.divide(mean, gradient, out=gradient)
+            gradient *= np.float32(size)
+            array -= gradient
+
+    def arrays(self) -> dict[str, Floats]:
+        """The moments under names for a checkpoint."""
+        named = {f"mean.{name}": array for name, array in self.mean.items()}
+        return named | {f"square.{name}": array for name, array in self.square.items()}
+
+    def restore(self, arrays: Mapping[str, Floats], updates: int) -> None:
+        """Puts moments back that `arrays` gave. KeyError or ValueError where they are not of these parameters."""
+        self.updates = updates
+        for prefix, moments in (("mean", self.mean), ("square", self.square)):
+            for name, moment in moments.items():
+                moment[...] = arrays[f"{prefix}.{name}"]

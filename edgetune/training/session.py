@@ -1,0 +1,357 @@
+"""A training from its config to its adapter: everything is read and checked, the loop runs, every event is written down."""
+
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
+from edgetune.adapters.peft import read_peft, write_peft
+from edgetune.architecture.load import Source, build_model, check_shapes, parameter_shapes, trained_copy
+from edgetune.architecture.save import STORED_TYPES, copy_side_files, write_arrays
+from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.architecture.weights import WeightFolder
+from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.config import RunConfig, load, to_toml
+from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
+from edgetune.events import CheckpointRejected, Event, RowsLeftOut, RunFailed, RunFinished, RunStarted, RunStopped, read, to_line
+from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
+from edgetune.hardware import peak_memory
+from edgetune.text.batches import BatchOrder, split_valid, to_row
+from edgetune.text.chat_template import ChatTemplate, load_template
+from edgetune.text.dataset import Dataset, Example, Problem, load_examples
+from edgetune.text.tokenizer import Tokenizer, load_tokenizer
+from edgetune.training import checkpoint
+from edgetune.training.checkpoint import TrainingState
+from edgetune.training.loop import train as loop
+from edgetune.training.optimizer import AdamW
+from edgetune.training.order import StepOrder
+from edgetune.training.run import Run
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A config whose model and rows were read and checked; nothing heavy is in memory yet."""
+
+    config: RunConfig
+    folder: Path  # of the model
+    spec: ModelSpec
+    weights: WeightFolder | None  # None: they are drawn anew
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    train: list[Example]
+    valid: list[Example]
+    problems: list[Problem]
+    data_fingerprint: str
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row that is trained."""
+        return [len(example.ids) for example in self.train]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the plan gives a run."""
+
+    workers: int
+    recompute: bool = False
+    planned_peak_bytes: int = 0
+
+
+def prepare(config: RunConfig, folder: Path) -> Prepared:
+    """Reads and checks everything that a run of this config on the model in `folder` needs.
+
+    Raises:
+        ModelError, TokenizerError, TemplateError, DataError, ConfigError: what is wrong, and where.
+    """
+    spec = read_spec(folder)
+    anew = config.adapter.init_from == "random"
+    if anew and config.adapter.method != "full":
+        raise ConfigError('adapter.init_from = "random" draws the whole model anew', hint='set adapter.method = "full"')
+    if config.adapter.method == "full" and config.adapter.init_from not in ("", "random"):
+        raise ConfigError("adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"')
+    weights = None if anew else WeightFolder(folder)
+    if weights is not None:
+        check_shapes(spec, weights, folder)
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
+    if tokenizer is not None and tokenizer.vocab_size > spec.vocab:
+        message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
+        raise ModelError(message, file=folder, hint="tokenizer and weights do not belong together")
+    template = load_template(folder, tokenizer) if tokenizer is not None else None
+    if config.checks.samples and tokenizer is None:
+        raise ConfigError("checks.samples needs a tokenizer, the model folder has none", hint="leave the samples out")
+    data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab)
+    train, valid, others = split(config, data, tokenizer, template, spec)
+    parts = [data.fingerprint, *(other.fingerprint for other in others), tokenizer.fingerprint if tokenizer else "", template.fingerprint if template else ""]
+    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    problems = [problem for dataset in (data, *others) for problem in dataset.problems]
+    return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder holds a tokenizer: pre-tokenised rows need none."""
+    return (folder / "tokenizer.json").exists() or (folder / "tokenizer.model").exists()
+
+
+def split(
+    config: RunConfig, data: Dataset, tokenizer: Tokenizer | None, template: ChatTemplate | None, spec: ModelSpec
+) -> tuple[list[Example], list[Example], list[Dataset]]:
+    """The rows to train on, those to validate on, and the datasets that were read for the latter."""
+    if isinstance(config.data.valid, list):
+        other = load_examples([Path(name) for name in config.data.valid], tokenizer, template, config.data, spec.vocab)
+        return data.examples, other.examples, [other]
+    train, valid = split_valid(data.examples, config.data.valid, config.training.seed)
+    return train, valid, []
+
+
+# ---- running -----------------------------------------------------------------------------------------------------------
+
+
+def train(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+    """A new run in a folder that holds none yet.
+
+    Raises:
+        CheckpointError: the folder holds a run already.
+        StoppedEarly: asked to stop; everything is saved.
+        DiskFull, VerificationFailed: the run ended; its last good checkpoint is kept.
+    """
+    if (folder / "run.toml").exists():
+        raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
+    run = build(prepared, folder, resources)
+    require_space(folder, 4 * run_bytes(run) * (prepared.config.checks.keep + 2))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        with whole_file(folder / "run.toml", "config") as part:
+            part.write_text(to_toml(prepared.config), "utf-8")
+        return follow(run, prepared, resources, on_event, should_stop)
+
+
+def resume(
+    folder: Path, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool], force: bool = False
+) -> RunFinished:
+    """Continues a run exactly where its newest checkpoint that verifies stands; without one it starts from the beginning.
+
+    Raises:
+        CheckpointError: data, model, config or versions differ from what the run was made of (unless `force`).
+        StoppedEarly: asked to stop; everything is saved.
+    """
+    with only_writer(folder):
+        if finished := finished_run(folder):
+            return finished
+        run = build(prepared, folder, resources)
+        for saved in checkpoint.newest(folder):
+            if isinstance(saved, CheckpointError):
+                record(folder, CheckpointRejected(folder=str(saved.file), reason=saved.message), on_event)
+                continue
+            check_same(saved.state, run.state, folder, force)
+            try:
+                run.restore(saved)
+            except (KeyError, ValueError) as error:
+                raise CheckpointError(f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?") from None
+            break
+        return follow(run, prepared, resources, on_event, should_stop)
+
+
+def workers_of(folder: Path) -> int | None:
+    """How many workers a run was begun with: sums are made in that many parts, so resuming keeps them. None: no checkpoint."""
+    for saved in checkpoint.newest(folder):
+        if not isinstance(saved, CheckpointError):
+            return saved.state.workers
+    return None
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The config that a run was begun with.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    if not (folder / "run.toml").exists():
+        raise CheckpointError("holds no run", file=folder, hint="see `edgetune runs`")
+    return load(folder / "run.toml")
+
+
+def finished_run(folder: Path) -> RunFinished | None:
+    """The last event of a run that is done."""
+    last = None
+    if (folder / "events.jsonl").exists():
+        for event in read(folder / "events.jsonl"):
+            if isinstance(event, RunFinished | RunStarted):
+                last = event
+    return last if isinstance(last, RunFinished) else None
+
+
+def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
+    """The run at its beginning: model, trained arrays, optimiser, order."""
+    config, spec = prepared.config, prepared.spec
+    if config.adapter.method == "full":
+        adapter = None
+        parameters = trained_copy(spec, prepared.weights, config.training.seed)
+        model = build_model(Source(spec, arrays=parameters), {})
+    else:
+        adapter = start_adapter(prepared)
+        parameters = adapter.trained_arrays()
+        model = build_model(Source(spec, prepared.weights), adapter.places(config.adapter.dropout))
+    order = StepOrder(prepared.lengths, config)
+    valid_order = BatchOrder([len(example.ids) for example in prepared.valid], batch=1, max_tokens=config.data.max_tokens, packing=True, shuffle=False, seed=0)
+    valid_rows = [to_row([prepared.valid[i] for i in sequence]) for batch in valid_order.epoch(0) for sequence in batch] if prepared.valid else []
+    state = TrainingState(
+        config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
+        data_fingerprint=prepared.data_fingerprint,
+        base_fingerprint=prepared.weights.fingerprint if prepared.weights else "",
+        workers=resources.workers,
+        versions={name: importlib.metadata.version(name) for name in ("edgetune", "numpy")},
+    )
+    return Run(
+        config=config,
+        folder=folder,
+        adapter=adapter,
+        model=model,
+        parameters=parameters,
+        runner=NumpyRunner(parameters, resources.workers),
+        optimizer=AdamW(parameters, config.training),
+        order=order,
+        examples=prepared.train,
+        valid_rows=valid_rows,
+        state=state,
+        tokenizer=prepared.tokenizer,
+        template=prepared.template,
+        recompute=resources.recompute,
+    )
+
+
+def start_adapter(prepared: Prepared) -> LoraAdapter:
+    """A new adapter, or the one that the config starts from."""
+    config = prepared.config
+    if not config.adapter.init_from:
+        return new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
+    adapter = read_peft(Path(config.adapter.init_from))
+    check_fits(adapter, prepared.spec)
+    return LoraAdapter(adapter.factors, base_name(config.model), config.adapter.dropout, adapter.rslora)
+
+
+def base_name(model: str) -> str:
+    """What an adapter says of its base: a hub id as it is, of a local folder only its name."""
+    return Path(model).name if model.startswith(("/", ".", "~")) or Path(model).exists() else model
+
+
+def run_bytes(run: Run) -> int:
+    """The size of what is trained."""
+    return sum(array.nbytes for array in run.parameters.values())
+
+
+def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+    """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
+
+    def tell(event: Event) -> None:
+        record(run.folder, event, on_event)
+
+    for problem in prepared.problems if run.step == 0 else []:
+        tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
+    tell(
+        RunStarted(
+            run=str(run.folder),
+            first_step=run.step,
+            total_steps=run.total_steps,
+            backend="numpy",
+            trained_parameters=sum(array.size for array in run.parameters.values()),
+            train_rows=len(prepared.train),
+            valid_rows=len(prepared.valid),
+            train_tokens=sum(prepared.lengths),
+            trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
+            planned_peak_bytes=resources.planned_peak_bytes,
+        )
+    )
+    started = time.monotonic()
+    try:
+        for event in loop(run, should_stop):
+            tell(event)
+            if isinstance(event, RunStopped):
+                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
+        finished = finish(run, prepared, started)
+    except EdgeTuneError as error:
+        if not isinstance(error, StoppedEarly):
+            tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))
+        raise
+    tell(finished)
+    return finished
+
+
+def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
+    """Writes the best checkpoint in the form that others read: an adapter folder, or a model folder."""
+    best = run.best_parameters()
+    if run.adapter is None:
+        out = run.folder / "model"
+        dtype = STORED_TYPES.get(prepared.spec.dtype, "F32")
+        with whole_folder(out, "model") as part:
+            copy_side_files(prepared.folder, part, dtype)
+            write_arrays(part, parameter_shapes(prepared.spec).items(), lambda name: best[name], dtype)
+    else:
+        out = run.folder / "adapter"
+        with whole_folder(out, "adapter") as part:
+            write_peft(part, run.adapter.with_arrays(dict(best)))
+    return RunFinished(
+        run=str(run.folder),
+        adapter=str(out),
+        steps=run.step,
+        tokens=run.state.tokens,
+        train_loss=run.train_loss,
+        valid_loss=run.state.best_loss,
+        best_step=run.state.best_step,
+        tokens_per_second=run.tokens_per_second,
+        peak_bytes=peak_memory(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def record(folder: Path, event: Event, on_event: OnEvent) -> None:
+    """Appends an event to the run's file, then tells whoever follows."""
+    append_line(folder / "events.jsonl", to_line(event))
+    on_event(event)
+
+
+def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> None:
+    """A run goes on only with what it was made of.
+
+    Raises:
+        CheckpointError: a field differs; the message names it.
+    """
+    for name, what in (
+        ("config_hash", "run.toml"), ("data_fingerprint", "the rows, tokenizer or template"), ("base_fingerprint", "the base model"),
+        ("workers", "the number of workers"), ("versions", "EdgeTune or NumPy"),
+    ):  # fmt: skip
+        if getattr(saved, name) != getattr(now, name) and not force:
+            raise CheckpointError(f"{what} changed since the run began", file=folder, hint="put it back, or resume with --force: the result will differ")
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds the run's lock, which dies with the process.
+
+    Raises:
+        CheckpointError: another process trains here.
+    """
+    with disk_errors(folder), (folder / "run.lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            lock.seek(0)
+            raise CheckpointError(f"another process trains here: {lock.read(200).strip()}", file=folder, hint="wait for it, or stop it") from None
+        lock.truncate(0)
+        lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}))
+        lock.flush()
+        yield
