@@ -6,7 +6,7 @@ Every field's Meta holds its one-line description and bounds; `load` reads a fil
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -25,11 +25,11 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all parts share: unknown keys are errors, values never change."""
 
 
-class DataConfig(Part):
+class DataConfig(Part, frozen=True):
     """What is learned from."""
 
     train: Annotated[list[str], Meta(description="files of rows: JSONL, JSON, CSV, TSV, text, Parquet")]
-    valid: Annotated[float | list[str], Meta(description="a share of train, or a list of files")] = 0.05
+    valid: Annotated[Share | list[str], Meta(description="a share of train, or a list of files")] = 0.05
     max_tokens: Annotated[int, Meta(ge=8, description="the longest row, in tokens")] = 1024
     long_rows: Annotated[
         Literal["drop", "cut", "split"], Meta(description="what happens to longer rows: always counted in the report")
@@ -41,7 +41,7 @@ class DataConfig(Part):
     shuffle: Annotated[bool, Meta(description="another order in every epoch, from the seed")] = True
 
 
-class AdapterConfig(Part):
+class AdapterConfig(Part, frozen=True):
     """What is trained."""
 
     method: Annotated[Literal["lora", "full"], Meta(description="low-rank adapters, or every weight")] = "lora"
@@ -49,8 +49,8 @@ class AdapterConfig(Part):
     alpha: Annotated[float, Meta(gt=0, description="the update is scaled by alpha / rank")] = 32.0
     rslora: Annotated[bool, Meta(description="scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")] = False
     dropout: Annotated[Share, Meta(description="share of the adapter's inputs left out in each step")] = 0.0
-    targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = field(
-        default_factory=lambda: list(LINEAR_KINDS)
+    targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = (
+        field(default_factory=lambda: list(LINEAR_KINDS))
     )
     layers: Annotated[Literal["all"] | Positive, Meta(description="all, or a number: the last N layers")] = "all"
     init_from: Annotated[
@@ -58,7 +58,7 @@ class AdapterConfig(Part):
     ] = ""
 
 
-class TrainingConfig(Part):
+class TrainingConfig(Part, frozen=True):
     """How it is trained."""
 
     steps: Annotated[Count, Meta(description="optimiser updates; 0: epochs decide")] = 0
@@ -74,14 +74,15 @@ class TrainingConfig(Part):
     betas: Annotated[tuple[Share, Share], Meta(description="AdamW's decay of the two moments")] = (0.9, 0.999)
     eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
     clip: Annotated[NotNegative, Meta(description="greatest global gradient norm; 0: off")] = 1.0
-    seed: Annotated[Count, Meta(lt=2**63, description="order, dropout and new weights follow from it")] = 7
+    seed: Annotated[Count, Meta(le=2**63 - 1, description="order, dropout and new weights follow from it")] = 7
     recompute: Annotated[
-        Literal["auto", "off", "layers"], Meta(description="make activations again in the backward: less memory, more time")
+        Literal["auto", "off", "layers"],
+        Meta(description="make activations again in the backward: less memory, more time"),
     ] = "auto"
     quantize_base: Annotated[Literal["none"], Meta(description="precision of frozen weights in memory")] = "none"
 
 
-class ChecksConfig(Part):
+class ChecksConfig(Part, frozen=True):
     """What is looked at and saved on the way, in steps; 0: only at the end."""
 
     eval_every: Annotated[Count, Meta(description="steps between validations")] = 100
@@ -93,7 +94,7 @@ class ChecksConfig(Part):
     )
 
 
-class RunConfig(Part):
+class RunConfig(Part, frozen=True):
     """One run, whole."""
 
     model: Annotated[str, Meta(min_length=1, description="hub id, folder, or a name from the catalogue")]
@@ -132,7 +133,9 @@ def convert(values: dict[str, Any], path: Path | None = None) -> RunConfig:
     except msgspec.ValidationError as error:
         reason, _, at = str(error).partition(" - at `$.")
         key = at.rstrip("`") or "the file"
-        raise ConfigError(f"{key}: {reason}", file=path, hint="see the config section of the README for each key's values") from None
+        raise ConfigError(
+            f"{key}: {reason}", file=path, hint="see the config section of the README for each key's values"
+        ) from None
 
 
 def check_keys(values: dict[str, Any], kind: type[Struct], at: str, path: Path | None) -> None:
@@ -159,9 +162,10 @@ def apply_setting(values: dict[str, Any], setting: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {setting}: {parent} is not a section")
+        inner: object = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {setting}: {parent} is not a section", hint="for example --set training.rate=1e-4")
+        values = cast(dict[str, Any], inner)
     values[last] = value
 
 
@@ -176,10 +180,14 @@ def relative_to(config: RunConfig, folder: Path) -> RunConfig:
         return str(Path(resolved(name) if not name.startswith("~") else name).expanduser()) if looks_local else name
 
     data = config.data
-    valid = data.valid if isinstance(data.valid, float) else [resolved(name) for name in data.valid]
+    valid = [resolved(name) for name in data.valid] if isinstance(data.valid, list) else data.valid
     data = msgspec.structs.replace(data, train=[resolved(name) for name in data.train], valid=valid)
     start = config.adapter.init_from
-    adapter = config.adapter if start in ("", "random") else msgspec.structs.replace(config.adapter, init_from=resolved(start))
+    adapter = (
+        config.adapter
+        if start in ("", "random")
+        else msgspec.structs.replace(config.adapter, init_from=resolved(start))
+    )
     return msgspec.structs.replace(config, model=folder_or_name(config.model), data=data, adapter=adapter)
 
 

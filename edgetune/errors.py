@@ -1,22 +1,22 @@
 """Every error a person can meet, drawn as a tree. Each says what is wrong and where, and carries a hint and an exit code.
 
-    EdgeTuneError            1  a bug of ours, if it is raised bare
-    ├─ InputError            2  the input is at fault
-    │  ├─ ConfigError           a config file, a key, a flag
-    │  ├─ DataError             a file of rows, or one row of it
-    │  ├─ TemplateError         a chat template
-    │  ├─ ModelError            a model folder or GGUF file
-    │  │  ├─ UnsupportedFamily     a model family that is not in the list
-    │  │  └─ TokenizerError        a tokenizer file
-    │  ├─ AdapterError          an adapter folder
-    │  ├─ CheckpointError       a run or its checkpoints
-    │  ├─ HubError              the hub does not answer, or says no
-    │  └─ ChildFailed           llama.cpp, in its child process, died or refused
-    ├─ Refused               3  a preflight says no
-    │  ├─ DoesNotFit            not enough memory
-    │  └─ DiskFull              not enough disk, before or while writing
-    ├─ StoppedEarly          4  stopped, everything saved, `resume` continues
-    └─ VerificationFailed    5  what came out is not what was trained, or not what was promised
+EdgeTuneError            1  a bug of ours, if it is raised bare
+├─ InputError            2  the input is at fault
+│  ├─ ConfigError           a config file, a key, a flag
+│  ├─ DataError             a file of rows, or one row of it
+│  ├─ TemplateError         a chat template
+│  ├─ ModelError            a model folder or GGUF file
+│  │  ├─ UnsupportedFamily     a model family that is not in the list
+│  │  └─ TokenizerError        a tokenizer file
+│  ├─ AdapterError          an adapter folder
+│  ├─ CheckpointError       a run or its checkpoints
+│  ├─ HubError              the hub does not answer, or says no
+│  └─ ChildFailed           llama.cpp, in its child process, died or refused
+├─ Refused               3  a preflight says no
+│  ├─ DoesNotFit            not enough memory
+│  └─ DiskFull              not enough disk, before or while writing
+├─ StoppedEarly          4  stopped, everything saved, `resume` continues
+└─ VerificationFailed    5  what came out is not what was trained, or not what was promised
 """
 
 import re

@@ -17,7 +17,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
     time: float = field(default_factory=time.time)
 
 
-class RunStarted(Event):
+class RunStarted(Event, frozen=True):
     """A run begins, or is continued at `first_step`."""
 
     run: str
@@ -32,7 +32,7 @@ class RunStarted(Event):
     planned_peak_bytes: int
 
 
-class RowsLeftOut(Event):
+class RowsLeftOut(Event, frozen=True):
     """Rows that are not trained as they are: dropped, cut or split because of their length, or refused with a reason."""
 
     file: str
@@ -41,7 +41,7 @@ class RowsLeftOut(Event):
     message: str
 
 
-class StepFinished(Event):
+class StepFinished(Event, frozen=True):
     """One optimiser update."""
 
     step: int
@@ -54,7 +54,7 @@ class StepFinished(Event):
     memory_bytes: int
 
 
-class StepSkipped(Event):
+class StepSkipped(Event, frozen=True):
     """The loss or a gradient was not finite: nothing was updated."""
 
     step: int
@@ -62,7 +62,7 @@ class StepSkipped(Event):
     rows: list[str]
 
 
-class ValidationFinished(Event):
+class ValidationFinished(Event, frozen=True):
     """The loss on the held-out rows."""
 
     step: int
@@ -72,7 +72,7 @@ class ValidationFinished(Event):
     best: bool
 
 
-class SampleWritten(Event):
+class SampleWritten(Event, frozen=True):
     """An answer of the model as it is now."""
 
     step: int
@@ -80,7 +80,7 @@ class SampleWritten(Event):
     reply: str
 
 
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, frozen=True):
     """A checkpoint is on the disk and verified."""
 
     step: int
@@ -88,21 +88,21 @@ class CheckpointSaved(Event):
     seconds: float
 
 
-class CheckpointRejected(Event):
+class CheckpointRejected(Event, frozen=True):
     """A checkpoint did not verify and is ignored."""
 
     folder: str
     reason: str
 
 
-class Warned(Event):
+class Warned(Event, frozen=True):
     """Something a person should know that does not stop the job."""
 
     message: str
     hint: str = ""
 
 
-class Progress(Event):
+class Progress(Event, frozen=True):
     """How far a job of many equal parts is: loading, hashing, converting, scoring."""
 
     stage: str
@@ -111,26 +111,26 @@ class Progress(Event):
     unit: str
 
 
-class RunPaused(Event):
+class RunPaused(Event, frozen=True):
     """The run waits for `resume` in control.jsonl."""
 
     step: int
 
 
-class RunResumed(Event):
+class RunResumed(Event, frozen=True):
     """The run goes on after a pause."""
 
     step: int
 
 
-class RunStopped(Event):
+class RunStopped(Event, frozen=True):
     """Stopped before the end: everything is saved."""
 
     step: int
     reason: str
 
 
-class RunFinished(Event):
+class RunFinished(Event, frozen=True):
     """The run is done; `adapter` is the best checkpoint."""
 
     run: str
@@ -145,7 +145,7 @@ class RunFinished(Event):
     seconds: float
 
 
-class RunFailed(Event):
+class RunFailed(Event, frozen=True):
     """The run ended with an error."""
 
     kind: str
@@ -153,7 +153,7 @@ class RunFailed(Event):
     hint: str = ""
 
 
-class HopScored(Event):
+class HopScored(Event, frozen=True):
     """One hop of the certificate: how the model scores on the held-out rows after it."""
 
     hop: str

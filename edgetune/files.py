@@ -14,13 +14,23 @@ import signal
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from edgetune.errors import DiskFull, InputError
 
 CHUNK = 1 << 20
+UNWRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+}
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 passages: dict[str, int] = {}
 
@@ -43,7 +53,7 @@ def fault(point: str) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Generator[None]:
     """Turns the operating system's "no space left" into the error that a person is told.
 
     Raises:
@@ -55,7 +65,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(f"no room left while writing {path}", hint="free some disk space and try again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO):
+        if error.errno in UNWRITABLE:
             raise InputError(f"cannot write {path}: {error.strerror}", hint="choose another place") from error
         raise
 
@@ -78,7 +88,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, point: str = "file") -> Iterator[Path]:
+def whole_file(path: Path, point: str = "file") -> Generator[Path]:
     """Gives a temporary name beside `path` to write to; it becomes `path` only if nothing fails.
 
     Raises:
@@ -103,7 +113,7 @@ def whole_file(path: Path, point: str = "file") -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, point: str = "folder") -> Iterator[Path]:
+def whole_folder(path: Path, point: str = "folder") -> Generator[Path]:
     """Gives a temporary folder beside `path` to fill; it becomes `path` only if nothing fails. An old one goes to trash.
 
     Raises:
@@ -197,7 +207,9 @@ def require_space(path: Path, need: int) -> None:
 
     free = free_space(path.absolute())
     if free < need:
-        raise DiskFull(f"needs {size(need)} of disk at {path}, {size(free)} free", hint="free some space, or --out elsewhere")
+        raise DiskFull(
+            f"needs {size(need)} of disk at {path}, {size(free)} free", hint="free some space, or --out elsewhere"
+        )
 
 
 def safe_name(name: str) -> str:
@@ -220,7 +232,7 @@ def safe_join(folder: Path, inside: str) -> Path:
         InputError: it is absolute, leaves the folder, or holds control characters.
     """
     pure = PurePosixPath(inside)
-    bad = pure.is_absolute() or ".." in pure.parts or "\\" in inside or ":" in inside or clean(inside) != inside
+    bad = pure.is_absolute() or ".." in pure.parts or any(c in "\\:\n\t" for c in inside) or clean(inside) != inside
     if bad or not pure.parts:
         raise InputError(f"{clean(inside)!r} leaves its folder", file=folder, hint="this file is damaged or hostile")
     return folder.joinpath(*pure.parts)
@@ -229,7 +241,11 @@ def safe_join(folder: Path, inside: str) -> Path:
 def clean(text: str) -> str:
     """Text that is safe on a terminal: control and bidirectional characters are shown as escapes, new lines and tabs stay."""
     return "".join(
-        f"\\x{ord(c):02x}" if (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 else f"\\u{ord(c):04x}" if c in BIDI else c
+        f"\\x{ord(c):02x}"
+        if (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0
+        else f"\\u{ord(c):04x}"
+        if c in BIDI
+        else c
         for c in text
     )
 

@@ -46,7 +46,10 @@ class LoraAdapter:
 
     def with_arrays(self, arrays: Mapping[str, Floats]) -> "LoraAdapter":
         """The same adapter with other numbers, under the names of `trained_arrays`."""
-        factors = {path: LoraFactors(arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"], old.scale) for path, old in self.factors.items()}
+        factors = {
+            path: LoraFactors(arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"], old.scale)
+            for path, old in self.factors.items()
+        }
         return LoraAdapter(factors, self.base_model, self.dropout, self.rslora)
 
     @property
@@ -68,7 +71,9 @@ def adapted_paths(spec: ModelSpec, targets: Iterable[LinearKind], layers: Any) -
     """
     count = spec.layers if layers == "all" else int(layers)
     if count > spec.layers:
-        raise AdapterError(f"adapter.layers is {count}, the model has {spec.layers}", hint=f'use "all" or 1 to {spec.layers}')
+        raise AdapterError(
+            f"adapter.layers is {count}, the model has {spec.layers}", hint=f'use "all" or 1 to {spec.layers}'
+        )
     kinds = set(targets)
     return {
         spec.module_path(layer, kind): spec.linear_shape(kind)
@@ -103,10 +108,17 @@ def check_fits(adapter: LoraAdapter, spec: ModelSpec) -> None:
     """
     known = adapted_paths(spec, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "all")
     for path, factors in adapter.factors.items():
-        made_for = f"the adapter was made for {adapter.base_model}" if adapter.base_model else "use the base that it was trained on"
+        made_for = (
+            f"the adapter was made for {adapter.base_model}"
+            if adapter.base_model
+            else "use the base that it was trained on"
+        )
         if path not in known:
             raise AdapterError(f"the model has no module {path}, which the adapter changes", hint=made_for)
         outputs, inputs = known[path]
         if factors.a.shape[1] != inputs or factors.b.shape[0] != outputs:
             shape = f"{factors.b.shape[0]} x {factors.a.shape[1]}"
-            raise AdapterError(f"the adapter was made for another base: {path} is {outputs} x {inputs} here, {shape} there", hint=made_for)
+            raise AdapterError(
+                f"the adapter was made for another base: {path} is {outputs} x {inputs} here, {shape} there",
+                hint=made_for,
+            )

@@ -57,7 +57,9 @@ def read_peft(folder: Path) -> LoraAdapter:
     file = folder / WEIGHTS_FILE
     if not file.exists():
         if (folder / "adapter_model.bin").exists():
-            raise AdapterError("is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors")
+            raise AdapterError(
+                "is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors"
+            )
         raise AdapterError(f"has no {WEIGHTS_FILE}", file=folder, hint="is this an adapter folder, and complete?")
     arrays = load_arrays(file, AdapterError)
     factors: dict[str, LoraFactors] = {}
@@ -65,18 +67,29 @@ def read_peft(folder: Path) -> LoraAdapter:
         match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
         if match is None:
             if not re.fullmatch(r"base_model\.model\.(.+)\.lora_B\.weight", key):
-                raise AdapterError(f"holds {key}, a kind of update that is not supported", file=file, hint="supported: LoRA on linear layers")
+                raise AdapterError(
+                    f"holds {key}, a kind of update that is not supported",
+                    file=file,
+                    hint="supported: LoRA on linear layers",
+                )
             continue
         path = match[1]
         a, b = arrays[key], arrays.get(f"{PREFIX}{path}.lora_B.weight")
         if a.ndim != 2 or b is None or b.ndim != 2 or b.shape[1] != a.shape[0]:
-            raise AdapterError(f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged")
+            raise AdapterError(
+                f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged"
+            )
         factors[path] = LoraFactors(a, b, module_scale(config, path, a.shape[0], file))
     if not factors or len(arrays) != 2 * len(factors):
         raise AdapterError("holds no adapter, or half of one", file=file, hint="the file is damaged")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise AdapterError("holds numbers that are not finite", file=file, hint="the training that made it diverged")
-    return LoraAdapter(factors, clean(str(config.get("base_model_name_or_path") or "")), float(config.get("lora_dropout") or 0), bool(config.get("use_rslora")))
+    return LoraAdapter(
+        factors,
+        clean(str(config.get("base_model_name_or_path") or "")),
+        float(config.get("lora_dropout") or 0),
+        bool(config.get("use_rslora")),
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -85,7 +98,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise AdapterError(f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run") from None
+        raise AdapterError(
+            f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run"
+        ) from None
     except (OSError, ValueError, RecursionError):
         raise AdapterError("is not readable JSON", file=file, hint="get the adapter again") from None
     if not isinstance(config, dict):
@@ -94,7 +109,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         allowed = UNUSED_IF.get(key)
         unknown = allowed is None and key not in HARMLESS and value not in (None, False, [], {}, "")
         if unknown or (allowed is not None and value not in allowed):
-            raise AdapterError(f"uses {clean(key)} = {clean(json.dumps(value))[:60]}, which is not supported", file=file, hint="supported: LoRA on linear layers, rsLoRA, ranks and alphas per module")
+            raise AdapterError(
+                f"uses {clean(key)} = {clean(json.dumps(value))[:60]}, which is not supported",
+                file=file,
+                hint="supported: LoRA on linear layers, rsLoRA, ranks and alphas per module",
+            )
     return config
 
 
@@ -114,7 +133,11 @@ def module_scale(config: Mapping[str, Any], path: str, rank: int, file: Path) ->
     said, alpha = own("rank_pattern", config.get("r")), own("alpha_pattern", config.get("lora_alpha"))
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha > 0
     if not number or said != rank or rank < 1:
-        raise AdapterError(f"{path}: rank {clean(str(said))}, alpha {clean(str(alpha))}, tensor of rank {rank}", file=file, hint="the config does not belong to these weights")
+        raise AdapterError(
+            f"{path}: rank {clean(str(said))}, alpha {clean(str(alpha))}, tensor of rank {rank}",
+            file=file,
+            hint="the config does not belong to these weights",
+        )
     return scale_of(float(alpha), rank, bool(config.get("use_rslora")))
 
 
@@ -123,8 +146,15 @@ def pattern_ends(pattern: str, path: str) -> bool:
 
     Only the characters of module paths and the simplest wildcards are taken, so that a hostile pattern cannot run for hours.
     """
-    if not re.fullmatch(r"[\w.^$|()\[\]\\+*?-]{1,200}", pattern) or re.search(r"[+*][)\]]*[+*]", pattern) or pattern.count("*") + pattern.count("+") > 3:
-        raise AdapterError(f"the pattern {clean(pattern)[:60]!r} is not supported", hint="use plain module names in rank_pattern and alpha_pattern")
+    if (
+        not re.fullmatch(r"[\w.^$|()\[\]\\+*?-]{1,200}", pattern)
+        or re.search(r"[+*][)\]]*[+*]", pattern)
+        or pattern.count("*") + pattern.count("+") > 3
+    ):
+        raise AdapterError(
+            f"the pattern {clean(pattern)[:60]!r} is not supported",
+            hint="use plain module names in rank_pattern and alpha_pattern",
+        )
     try:
         return re.match(rf"(.*\.)?({pattern})$", path) is not None
     except re.error:
@@ -137,8 +167,12 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
     Modules of one rank and scale need no patterns; others are named. A local path of the base is not written down: it would
     tell who trained where.
     """
-    (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[0]
-    others = {path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)}
+    (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[
+        0
+    ]
+    others = {
+        path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)
+    }
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -157,7 +191,9 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         "use_rslora": adapter.rslora,
         "use_dora": False,
         "rank_pattern": {path: len(factors.a) for path, factors in others.items()},
-        "alpha_pattern": {path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()},
+        "alpha_pattern": {
+            path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()
+        },
         "modules_to_save": None,
     }
     arrays = {f"{PREFIX}{name}.weight": array for name, array in adapter.trained_arrays().items()}

@@ -68,7 +68,9 @@ class CachedOps(NumpyOps):
             for rows in blocks(time, QUERIES):
                 last = self.position + rows.stop
                 first = max(0, self.position + rows.start + 1 - window) if window else 0
-                p, _ = scores(q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap)
+                p, _ = scores(
+                    q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap
+                )
                 p -= p.max(-1, keepdims=True)
                 np.exp(p, out=p)
                 p /= p.sum(-1, keepdims=True)
@@ -124,5 +126,3 @@ def sample(logits: Floats, sampling: Sampling, random: np.random.Generator) -> i
         count = int(np.searchsorted(np.cumsum(p), sampling.top_p)) + 1
         order, p = order[:count], p[:count] / p[:count].sum()
     return int(random.choice(order, p=p))
-
-

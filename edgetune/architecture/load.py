@@ -57,7 +57,9 @@ def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
             if name in ("model.embed_tokens.weight", "lm_head.weight"):
                 message = f"config.json says {spec.vocab} tokens of {spec.dim}, {name} is {info.shape}"
                 raise ModelError(message, file=folder, hint="the weights do not belong to this config.json")
-            raise ModelError(f"{name} is {info.shape}, config.json says {shape}", file=folder, hint="get the model again")
+            raise ModelError(
+                f"{name} is {info.shape}, config.json says {shape}", file=folder, hint="get the model again"
+            )
 
 
 @lru_cache(maxsize=4)
@@ -129,7 +131,9 @@ def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear
         return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapters.get(path))
     assert source.folder is not None
     has_bias = bias in parameter_shapes(source.spec)
-    return Linear(path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
+    return Linear(
+        path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path)
+    )
 
 
 def joint(source: Source, parts: list[Linear]) -> Joint:
@@ -167,7 +171,9 @@ def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Pa
         if initial is not None:
             array[...] = initial.floats(name)
         else:
-            array[...] = drawn(name, shape, spec.layers, np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64))))
+            array[...] = drawn(
+                name, shape, spec.layers, np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+            )
     return {name: parameters[name] for name in shapes}
 
 

@@ -25,7 +25,10 @@ def copy_side_files(source: Path, out: Path, dtype: str) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     config = json.loads((source / "config.json").read_bytes())
-    (out / "config.json").write_text(json.dumps(both_forms(config) | {"dtype": DTYPES[dtype], "torch_dtype": DTYPES[dtype]}, indent=2) + "\n", "utf-8")
+    (out / "config.json").write_text(
+        json.dumps(both_forms(config) | {"dtype": DTYPES[dtype], "torch_dtype": DTYPES[dtype]}, indent=2) + "\n",
+        "utf-8",
+    )
 
 
 def both_forms(config: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +49,13 @@ def both_forms(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "rope_theta": parameters["rope_theta"], "rope_scaling": None if plain else scaling}
 
 
-def write_arrays(out: Path, arrays: Iterable[tuple[str, tuple[int, ...]]], get: Callable[[str], NDArray[np.float32]], dtype: str) -> None:
+def write_arrays(
+    out: Path, arrays: Iterable[tuple[str, tuple[int, ...]]], get: Callable[[str], NDArray[np.float32]], dtype: str
+) -> None:
     """Writes model.safetensors, each array cast once from float32."""
     save_safetensors(
-        out / "model.safetensors", [(name, dtype, shape) for name, shape in arrays], lambda name: stored_as(get(name), dtype), {"format": "pt"}
+        out / "model.safetensors",
+        [(name, dtype, shape) for name, shape in arrays],
+        lambda name: stored_as(get(name), dtype),
+        {"format": "pt"},
     )

@@ -123,7 +123,9 @@ def read_config(folder: Path) -> Config:
     """
     file = folder / "config.json"
     if not folder.is_dir():
-        raise ModelError("no such model folder", file=folder, hint="give a folder, a hub id or a name from `edgetune models`")
+        raise ModelError(
+            "no such model folder", file=folder, hint="give a folder, a hub id or a name from `edgetune models`"
+        )
     try:
         if file.stat().st_size > CONFIG_LIMIT:
             raise ModelError("is too large to be a config", file=file)
@@ -151,10 +153,14 @@ def read_spec(folder: Path) -> ModelSpec:
     if family not in FAMILIES:
         named = clean(family) or "no family (model_type)"
         code = " with code of its own (auto_map)" if "auto_map" in config.values else ""
-        raise UnsupportedFamily(f"{named}{code} is not supported", file=config.file, hint="supported: " + ", ".join(FAMILIES))
+        raise UnsupportedFamily(
+            f"{named}{code} is not supported", file=config.file, hint="supported: " + ", ".join(FAMILIES)
+        )
     quantized = config.values.get("quantization") or config.values.get("quantization_config")
     if quantized:
-        raise ModelError("holds quantised weights", file=config.file, hint="take the un-quantised model; quantise when exporting")
+        raise ModelError(
+            "holds quantised weights", file=config.file, hint="take the un-quantised model; quantise when exporting"
+        )
     heads = config.positive("num_attention_heads")
     dim = config.positive("hidden_size")
     layers = config.positive("num_hidden_layers")
@@ -202,7 +208,9 @@ def mistral(config: Config, layers: int) -> dict[str, Any]:
 
 def qwen2(config: Config, layers: int) -> dict[str, Any]:
     """Qwen 2 and 2.5 (arXiv:2407.10671): biases on queries, keys and values that no key announces."""
-    return dict(windows=qwen_windows(config, layers), qkv_bias=True, tied=config.get("tie_word_embeddings", bool, False))
+    return dict(
+        windows=qwen_windows(config, layers), qkv_bias=True, tied=config.get("tie_word_embeddings", bool, False)
+    )
 
 
 def qwen3(config: Config, layers: int) -> dict[str, Any]:
@@ -252,7 +260,9 @@ def read_rope(config: Config, head_dim: int) -> Rope:
     base = rope.get("rope_theta", float) or config.get("rope_theta", float, 10_000.0)
     partial = rope.get("partial_rotary_factor", float) or config.get("partial_rotary_factor", float, 1.0)
     max_positions = config.positive("max_position_embeddings", 2048)
-    original = config.get("original_max_position_embeddings", int) or rope.get("original_max_position_embeddings", int, max_positions)
+    original = config.get("original_max_position_embeddings", int) or rope.get(
+        "original_max_position_embeddings", int, max_positions
+    )
     factor = rope.get("factor", float)
     if factor is None and kind in ("linear", "dynamic", "llama3"):
         raise config.wrong("rope_scaling.factor", f"is missing, which {kind} needs")

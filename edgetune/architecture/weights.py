@@ -22,7 +22,24 @@ from edgetune.files import clean, safe_join
 HEADER_LIMIT = 25_000_000  # bytes; the hub's own limit
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes of one sample of a file, and how many are taken
 ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
-OTHER_TYPES = {"F64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+OTHER_TYPES = {
+    "F64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+    "F4",
+    "F6_E2M3",
+    "F6_E3M2",
+    "I64",
+    "I32",
+    "I16",
+    "I8",
+    "U64",
+    "U32",
+    "U16",
+    "U8",
+    "BOOL",
+}
 STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -50,7 +67,9 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
             prefix = opened.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-                raise reject(f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again)
+                raise reject(
+                    f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again
+                )
             header = json.loads(opened.read(length))
     except OSError as error:
         raise reject(f"cannot be read: {error.strerror}", file=file, hint="is the folder complete?") from None
@@ -81,7 +100,9 @@ def tensor_info(entry: Any, file: Path, data: int) -> TensorInfo:
     if dtype not in ITEM_SIZES:
         known = "this version reads F32, F16 and BF16" if dtype in OTHER_TYPES else "unknown"
         raise ValueError(f"type {dtype!s} ({known})")
-    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop))
+    whole = all(
+        isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop)
+    )
     if not whole or len(shape) > 8 or stop - start != math.prod(shape) * ITEM_SIZES[dtype]:
         raise ValueError(f"shape {shape} does not fill bytes {start} to {stop}")
     return TensorInfo(dtype, shape, file, data + start, data + stop)
@@ -102,7 +123,9 @@ class WeightFolder:
             tensors, _ = read_header(file)
             twice = self.tensors.keys() & tensors.keys()
             if twice:
-                raise ModelError(f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again")
+                raise ModelError(
+                    f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again"
+                )
             self.tensors |= tensors
         self.maps: dict[Path, NDArray[np.uint8]] = {}
         if index.exists():
@@ -134,7 +157,9 @@ class WeightFolder:
         """
         info = self.tensors.get(name)
         if info is None:
-            raise ModelError(f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json")
+            raise ModelError(
+                f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json"
+            )
         if info.file not in self.maps:
             self.maps[info.file] = np.memmap(info.file, np.uint8, "r")
         # A header's length need not be a multiple of the item size, and views need not be aligned.
@@ -158,9 +183,13 @@ def whole_weights(folder: Path) -> Path:
         return file
     if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"), *folder.glob("*.ckpt")]):
         raise ModelError(
-            f"holds only pickled weights ({clean(pickled[0].name)}), which can run code", file=folder, hint="get its safetensors form"
+            f"holds only pickled weights ({clean(pickled[0].name)}), which can run code",
+            file=folder,
+            hint="get its safetensors form",
         )
-    raise ModelError("holds no model.safetensors", file=folder, hint="is this a Hugging Face model folder, and complete?")
+    raise ModelError(
+        "holds no model.safetensors", file=folder, hint="is this a Hugging Face model folder, and complete?"
+    )
 
 
 def shards(index: Path) -> list[Path]:
@@ -188,7 +217,9 @@ def check_index(index: Path, tensors: Mapping[str, TensorInfo]) -> None:
     """An index must name just what its shards hold, where they hold it."""
     for name, file in read_index(index).items():
         if name not in tensors or tensors[name].file != safe_join(index.parent, file):
-            raise ModelError(f"names {clean(name)} in {clean(file)}, which does not hold it", file=index, hint="get the model again")
+            raise ModelError(
+                f"names {clean(name)} in {clean(file)}, which does not hold it", file=index, hint="get the model again"
+            )
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -237,10 +268,15 @@ def save_safetensors(
                 opened.write(np.ascontiguousarray(piece).data)
 
 
-def save_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None) -> None:
+def save_arrays(
+    file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes float32 arrays."""
     save_safetensors(
-        file, [(name, "F32", array.shape) for name, array in arrays.items()], lambda name: np.asarray(arrays[name], "<f4"), metadata
+        file,
+        [(name, "F32", array.shape) for name, array in arrays.items()],
+        lambda name: np.asarray(arrays[name], "<f4"),
+        metadata,
     )
 
 
@@ -254,6 +290,6 @@ def load_arrays(file: Path, reject: type[InputError] = ModelError) -> dict[str, 
     content = file.read_bytes()
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, info in tensors.items():
-        raw = np.frombuffer(content[info.start : info.stop], STORED[info.dtype]).reshape(info.shape)
+        raw: NDArray[Any] = np.frombuffer(content[info.start : info.stop], STORED[info.dtype]).reshape(info.shape)
         arrays[name] = from_bfloat16(raw) if info.dtype == "BF16" else raw.astype(np.float32)
     return arrays

@@ -77,7 +77,11 @@ class NumpyOps:
     def add(self, x: Value, y: Value, norm: Norm | None = None) -> Value:
         """x + norm(y)."""
         y_normed, back = self.normed(y.data, norm)
-        return self.record(x.data + y_normed, [x, y], lambda d: (d, back(d)))
+
+        def backward(d: Floats) -> tuple[Floats, Floats]:
+            return d, back(d)
+
+        return self.record(x.data + y_normed, [x, y], backward)
 
     def normed(self, x: Floats, norm: Norm | None) -> tuple[Floats, NormBackward]:
         """x / rms(x) * weight over the last axis, and the backward of that. Without a norm, x."""
@@ -138,20 +142,25 @@ class NumpyOps:
 
     def weight(self, joint: Joint) -> Floats:
         """(outputs, inputs): W + scale B A. Folded in, adapters cost the products of y and dx nothing."""
-        folded = [part.adapter is not None and not self.drops(part.adapter) for part in joint.parts]
-        if joint.stacked is not None and not any(folded):
+        plain = not any(self.folds(part) for part in joint.parts)
+        if plain and joint.stacked is not None:
             return joint.stacked
-        if len(joint.parts) == 1 and not folded[0]:
+        if plain and len(joint.parts) == 1:
             return joint.parts[0].weight.read(slice(None))
-        weight = np.empty((sum(part.weight.shape[0] for part in joint.parts), joint.parts[0].weight.shape[1]), self.dtype)
-        for (part, outputs), fold in zip(outputs_of(joint), folded, strict=True):
+        outputs = sum(part.weight.shape[0] for part in joint.parts)
+        weight = np.empty((outputs, joint.parts[0].weight.shape[1]), self.dtype)
+        for part, outputs in outputs_of(joint):
             own = weight[outputs]
             for rows in blocks(len(own), BLOCK):
                 part.weight.fill(rows, own[rows])
-                if fold:
+                if part.adapter is not None and self.folds(part):
                     a, b = self.factors(part)
                     own[rows] += part.adapter.scale * b[rows] @ a
         return weight
+
+    def folds(self, part: Linear) -> bool:
+        """Whether this layer's adapter goes into its weight."""
+        return part.adapter is not None and not self.drops(part.adapter)
 
     def learn(self, joint: Joint, h: Floats, d: Floats) -> None:
         """Adds up the gradients of what is trained in these layers, from their input h and their output's gradient d.
@@ -244,7 +253,10 @@ class NumpyOps:
     def attention(self, q: Value, k: Value, v: Value, spans: Spans, window: int | None, cap: float | None) -> Value:
         """Tile by tile; the backward makes each tile's probabilities again from the log-sum-exp."""
         kv_heads, time, group, head_dim = q.data.shape
-        mixed, log_sum = np.empty((time, kv_heads, group, head_dim), self.dtype), np.empty((kv_heads, time, group), self.dtype)
+        mixed, log_sum = (
+            np.empty((time, kv_heads, group, head_dim), self.dtype),
+            np.empty((kv_heads, time, group), self.dtype),
+        )
         for head, queries, keys in tiles(kv_heads, spans, window):
             p, _ = scores(q.data[head, queries], k.data[head, keys], queries.start - keys.start, window, cap)
             top = p.max(-1, keepdims=True)
@@ -304,7 +316,11 @@ class NumpyOps:
         walk = self.walk(h, head, targets, cap, pulls=self.learning and not trains_head)
 
         def backward(weight: float) -> tuple[Floats]:
-            dh = self.learn_head(h, head, targets, cap, walk.log_total, weight) if trains_head else walk.pull * self.dtype(weight)
+            dh = (
+                self.learn_head(h, head, targets, cap, walk.log_total, weight)
+                if trains_head
+                else walk.pull * self.dtype(weight)
+            )
             return (back(dh),)
 
         value = np.sum(walk.log_total, dtype=float) - np.sum(walk.right_logit, dtype=float)
@@ -320,7 +336,11 @@ class NumpyOps:
         right = head.weight.read(targets)
         right_logit = np.vecdot(h, right)
         right_slope = bend(right_logit, cap)
-        top, total, pull = np.full((len(h), 1), -np.inf, self.dtype), np.zeros((len(h), 1), self.dtype), np.zeros_like(h)
+        top, total, pull = (
+            np.full((len(h), 1), -np.inf, self.dtype),
+            np.zeros((len(h), 1), self.dtype),
+            np.zeros_like(h),
+        )
         for rows in blocks(head.weight.shape[0], VOCABULARY):
             e = head.weight.read(rows)
             p = h @ e.T
@@ -463,7 +483,10 @@ def rotation(spans: Spans, rope: Rope | None, dtype: type[np.floating[Any]], off
         time = sum(stop - start for start, stop in spans)
         return np.ones((time, 1, 0), dtype), np.zeros((time, 1, 0), dtype)
     angles = np.concatenate(
-        [np.arange(offset, offset + stop - start)[:, None, None] * rope.frequencies(offset + stop - start) for start, stop in spans]
+        [
+            np.arange(offset, offset + stop - start)[:, None, None] * rope.frequencies(offset + stop - start)
+            for start, stop in spans
+        ]
     )
     return (np.cos(angles) * rope.scale).astype(dtype), (np.sin(angles) * rope.scale).astype(dtype)
 

@@ -22,9 +22,7 @@ LossOfRow = Callable[[NumpyOps, Row], Value]
 class NumpyRunner:
     """Plays rows on `workers` threads. `parameters` are the trained arrays: name -> array, changed in place by an optimiser."""
 
-    def __init__(
-        self, parameters: Mapping[str, Floats], workers: int, dtype: type[np.floating] = np.float32
-    ):  # pyright: ignore[reportMissingTypeArgument]
+    def __init__(self, parameters: Mapping[str, Floats], workers: int, dtype: type[np.floating] = np.float32):  # pyright: ignore[reportMissingTypeArgument]
         self.workers = [NumpyOps(parameters, dtype) for _ in range(workers)]
         self.pool, self.blas = ThreadPoolExecutor(workers, "row"), ThreadpoolController()
 

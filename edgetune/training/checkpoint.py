@@ -25,7 +25,12 @@ from edgetune.errors import CheckpointError
 from edgetune.files import discard, sha256, sweep, whole_file, whole_folder
 
 FORMAT = 1
-PARAMETERS, OPTIMIZER, STATE, MANIFEST = "parameters.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+PARAMETERS, OPTIMIZER, STATE, MANIFEST = (
+    "parameters.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "MANIFEST.json",
+)
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -77,7 +82,10 @@ def save(run: Path, state: TrainingState, parameters: Arrays, moments: Arrays, k
         save_arrays(part / PARAMETERS, parameters)
         save_arrays(part / OPTIMIZER, moments)
         (part / STATE).write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
-        files = {name: {"bytes": (part / name).stat().st_size, "sha256": sha256(part / name)} for name in (PARAMETERS, OPTIMIZER, STATE)}
+        files = {
+            name: {"bytes": (part / name).stat().st_size, "sha256": sha256(part / name)}
+            for name in (PARAMETERS, OPTIMIZER, STATE)
+        }
         (part / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2), "utf-8")
     with whole_file(folder.parent / "LATEST", "latest") as part:
         part.write_text(folder.name + "\n", "utf-8")
@@ -115,10 +123,19 @@ def read(folder: Path) -> Checkpoint:
     try:
         state = msgspec.json.decode((folder / STATE).read_bytes(), type=TrainingState)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"state.json: {error}", file=folder, hint="another version of EdgeTune wrote it") from None
+        raise CheckpointError(
+            f"state.json: {error}", file=folder, hint="another version of EdgeTune wrote it"
+        ) from None
     if state.format != FORMAT:
-        raise CheckpointError(f"has format {state.format}, this version reads {FORMAT}", file=folder, hint="use the version that wrote it")
-    return Checkpoint(folder, state, load_arrays(folder / PARAMETERS, CheckpointError), load_arrays(folder / OPTIMIZER, CheckpointError))
+        raise CheckpointError(
+            f"has format {state.format}, this version reads {FORMAT}", file=folder, hint="use the version that wrote it"
+        )
+    return Checkpoint(
+        folder,
+        state,
+        load_arrays(folder / PARAMETERS, CheckpointError),
+        load_arrays(folder / OPTIMIZER, CheckpointError),
+    )
 
 
 def verify(folder: Path) -> None:

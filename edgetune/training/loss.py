@@ -34,7 +34,9 @@ def row_loss(model: Model, recompute: bool = False) -> LossOfRow:
 
 def mean_loss(runner: NumpyRunner, model: Model, rows: Sequence[Row]) -> tuple[float, int]:
     """The mean over all trained tokens of all rows, in nats, and how many they are."""
-    losses = runner.evaluate(rows, lambda ops, index, row: RowLoss(float(transformer.loss(ops, model, row).data), row.trained_tokens))
+    losses = runner.evaluate(
+        rows, lambda ops, index, row: RowLoss(float(transformer.loss(ops, model, row).data), row.trained_tokens)
+    )
     tokens = sum(loss.tokens for loss in losses)
     return sum(loss.total for loss in losses) / tokens, tokens
 

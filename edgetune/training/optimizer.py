@@ -13,7 +13,9 @@ Floats = NDArray[np.float32]
 
 def global_norm(gradients: Mapping[str, Floats]) -> float:
     """The length of all gradients taken as one vector, summed in float64."""
-    return math.sqrt(sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values())))
+    return math.sqrt(
+        sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values()))
+    )
 
 
 class AdamW:

@@ -17,7 +17,12 @@ class StepOrder:
         data, training = config.data, config.training
         self.accumulate = training.accumulate
         self.batches = BatchOrder(
-            lengths, batch=training.batch, max_tokens=data.max_tokens, packing=data.packing, shuffle=data.shuffle, seed=training.seed
+            lengths,
+            batch=training.batch,
+            max_tokens=data.max_tokens,
+            packing=data.packing,
+            shuffle=data.shuffle,
+            seed=training.seed,
         )
         self.starts = [0]  # the first step of each epoch met so far
         self.total = training.steps or self.steps_of_epochs(training.epochs)

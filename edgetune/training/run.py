@@ -82,7 +82,9 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        loss, gradients = self.runner.loss_and_gradients(row_loss(self.model, self.recompute), rows, training.seed, step)
+        loss, gradients = self.runner.loss_and_gradients(
+            row_loss(self.model, self.recompute), rows, training.seed, step
+        )
         norm = global_norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
             return self.skip(loss, sequences)
@@ -113,11 +115,15 @@ class Run:
 
     def skip(self, loss: float, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
         """Leaves everything as it is and goes on, if it did not happen too often."""
-        rows = [f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence]
+        rows = [
+            f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence
+        ]
         skipped = self.state.skipped_in_row + 1
         if skipped > SKIPS_ALLOWED:
             message = f"step {self.step + 1}: the loss is {loss}, {skipped} times in a row; rows {', '.join(rows[:5])}"
-            raise VerificationFailed(message, hint="lower training.rate, or look at these rows; the last good checkpoint is kept")
+            raise VerificationFailed(
+                message, hint="lower training.rate, or look at these rows; the last good checkpoint is kept"
+            )
         self.note(step=self.step + 1, skipped_in_row=skipped)
         return StepSkipped(step=self.step, reason=f"the loss is {loss}", rows=rows)
 
@@ -137,7 +143,9 @@ class Run:
                 self.note(best_step=self.step, best_loss=loss, stale_validations=0)
             else:
                 self.note(stale_validations=self.state.stale_validations + 1)
-            yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best)
+            yield ValidationFinished(
+                step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best
+            )
         for prompt in self.config.checks.samples:
             yield SampleWritten(step=self.step, prompt=prompt, reply=self.answer(prompt))
 
@@ -150,7 +158,9 @@ class Run:
             start = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
             ids = [*start, *self.tokenizer.encode(prompt)]
         generator = Generator(self.model, self.parameters)
-        return self.tokenizer.decode(list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=self.tokenizer.end_ids)))
+        return self.tokenizer.decode(
+            list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=self.tokenizer.end_ids))
+        )
 
     @property
     def is_stale(self) -> bool:
@@ -164,7 +174,9 @@ class Run:
         started = time.monotonic()
         if not self.valid_rows:
             self.note(best_step=self.step)
-        folder = checkpoint.save(self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep)
+        folder = checkpoint.save(
+            self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep
+        )
         return CheckpointSaved(step=self.step, folder=str(folder), seconds=time.monotonic() - started)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:

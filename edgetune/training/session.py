@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,17 @@ from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.numpy_runner import NumpyRunner
 from edgetune.config import RunConfig, load, to_toml
 from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
-from edgetune.events import CheckpointRejected, Event, RowsLeftOut, RunFailed, RunFinished, RunStarted, RunStopped, read, to_line
+from edgetune.events import (
+    CheckpointRejected,
+    Event,
+    RowsLeftOut,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    read,
+    to_line,
+)
 from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
 from edgetune.hardware import peak_memory
 from edgetune.text.batches import BatchOrder, split_valid, to_row
@@ -49,8 +59,8 @@ class Prepared:
     weights: WeightFolder | None  # None: they are drawn anew
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
-    train: list[Example]
-    valid: list[Example]
+    train: Sequence[Example]
+    valid: Sequence[Example]
     problems: list[Problem]
     data_fingerprint: str
 
@@ -80,7 +90,9 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
     if anew and config.adapter.method != "full":
         raise ConfigError('adapter.init_from = "random" draws the whole model anew', hint='set adapter.method = "full"')
     if config.adapter.method == "full" and config.adapter.init_from not in ("", "random"):
-        raise ConfigError("adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"')
+        raise ConfigError(
+            "adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"'
+        )
     weights = None if anew else WeightFolder(folder)
     if weights is not None:
         check_shapes(spec, weights, folder)
@@ -93,7 +105,12 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
         raise ConfigError("checks.samples needs a tokenizer, the model folder has none", hint="leave the samples out")
     data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab)
     train, valid, others = split(config, data, tokenizer, template, spec)
-    parts = [data.fingerprint, *(other.fingerprint for other in others), tokenizer.fingerprint if tokenizer else "", template.fingerprint if template else ""]
+    parts = [
+        data.fingerprint,
+        *(other.fingerprint for other in others),
+        tokenizer.fingerprint if tokenizer else "",
+        template.fingerprint if template else "",
+    ]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
     return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint)
@@ -106,7 +123,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def split(
     config: RunConfig, data: Dataset, tokenizer: Tokenizer | None, template: ChatTemplate | None, spec: ModelSpec
-) -> tuple[list[Example], list[Example], list[Dataset]]:
+) -> tuple[Sequence[Example], Sequence[Example], list[Dataset]]:
     """The rows to train on, those to validate on, and the datasets that were read for the latter."""
     if isinstance(config.data.valid, list):
         other = load_examples([Path(name) for name in config.data.valid], tokenizer, template, config.data, spec.vocab)
@@ -118,7 +135,9 @@ def split(
 # ---- running -----------------------------------------------------------------------------------------------------------
 
 
-def train(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+def train(
+    prepared: Prepared, folder: Path, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]
+) -> RunFinished:
     """A new run in a folder that holds none yet.
 
     Raises:
@@ -127,7 +146,9 @@ def train(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         DiskFull, VerificationFailed: the run ended; its last good checkpoint is kept.
     """
     if (folder / "run.toml").exists():
-        raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
+        raise CheckpointError(
+            "holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run"
+        )
     run = build(prepared, folder, resources)
     require_space(folder, 4 * run_bytes(run) * (prepared.config.checks.keep + 2))
     with disk_errors(folder):
@@ -139,7 +160,12 @@ def train(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
 
 
 def resume(
-    folder: Path, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool], force: bool = False
+    folder: Path,
+    prepared: Prepared,
+    resources: Resources,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+    force: bool = False,
 ) -> RunFinished:
     """Continues a run exactly where its newest checkpoint that verifies stands; without one it starts from the beginning.
 
@@ -159,7 +185,9 @@ def resume(
             try:
                 run.restore(saved)
             except (KeyError, ValueError) as error:
-                raise CheckpointError(f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?") from None
+                raise CheckpointError(
+                    f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
+                ) from None
             break
         return follow(run, prepared, resources, on_event, should_stop)
 
@@ -205,8 +233,19 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
         parameters = adapter.trained_arrays()
         model = build_model(Source(spec, prepared.weights), adapter.places(config.adapter.dropout))
     order = StepOrder(prepared.lengths, config)
-    valid_order = BatchOrder([len(example.ids) for example in prepared.valid], batch=1, max_tokens=config.data.max_tokens, packing=True, shuffle=False, seed=0)
-    valid_rows = [to_row([prepared.valid[i] for i in sequence]) for batch in valid_order.epoch(0) for sequence in batch] if prepared.valid else []
+    valid_order = BatchOrder(
+        [len(example.ids) for example in prepared.valid],
+        batch=1,
+        max_tokens=config.data.max_tokens,
+        packing=True,
+        shuffle=False,
+        seed=0,
+    )
+    valid_rows = (
+        [to_row([prepared.valid[i] for i in sequence]) for batch in valid_order.epoch(0) for sequence in batch]
+        if prepared.valid
+        else []
+    )
     state = TrainingState(
         config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
@@ -252,7 +291,9 @@ def run_bytes(run: Run) -> int:
     return sum(array.nbytes for array in run.parameters.values())
 
 
-def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+def follow(
+    run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]
+) -> RunFinished:
     """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
 
     def tell(event: Event) -> None:
@@ -279,7 +320,9 @@ def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent
         for event in loop(run, should_stop):
             tell(event)
             if isinstance(event, RunStopped):
-                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
+                raise StoppedEarly(
+                    f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}"
+                )
         finished = finish(run, prepared, started)
     except EdgeTuneError as error:
         if not isinstance(error, StoppedEarly):
@@ -333,11 +376,15 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         ("workers", "the number of workers"), ("versions", "EdgeTune or NumPy"),
     ):  # fmt: skip
         if getattr(saved, name) != getattr(now, name) and not force:
-            raise CheckpointError(f"{what} changed since the run began", file=folder, hint="put it back, or resume with --force: the result will differ")
+            raise CheckpointError(
+                f"{what} changed since the run began",
+                file=folder,
+                hint="put it back, or resume with --force: the result will differ",
+            )
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Generator[None]:
     """Holds the run's lock, which dies with the process.
 
     Raises:
@@ -350,7 +397,9 @@ def only_writer(folder: Path) -> Iterator[None]:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             lock.seek(0)
-            raise CheckpointError(f"another process trains here: {lock.read(200).strip()}", file=folder, hint="wait for it, or stop it") from None
+            raise CheckpointError(
+                f"another process trains here: {lock.read(200).strip()}", file=folder, hint="wait for it, or stop it"
+            ) from None
         lock.truncate(0)
         lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}))
         lock.flush()

@@ -1,0 +1,5 @@
+"""`python -m edgetune` is `edgetune`."""
+
+from edgetune.cli.main import run
+
+run()

@@ -1,0 +1,53 @@
+"""`eval`: how good a model is on rows that it has not seen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import Backend, BackendName, Job
+from edgetune.units import count
+
+
+def evaluate(
+    job: Job,
+    model: Annotated[str, typer.Option(help="A folder, a hub id, or a name from `edgetune models`.")],
+    data: Annotated[list[Path], typer.Option(metavar="FILE", help="Files of rows.")],
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder, or a run.")] = None,
+    task: Annotated[str, typer.Option(help="Also let it answer, and compare: exact, label or overlap.")] = "",
+    per_token: Annotated[
+        bool, typer.Option("--per-token", help="With --json: the log-probability of every trained token.")
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option(min=8, help="The longest row, in tokens; longer ones are left out.")
+    ] = 4096,
+    backend: Backend = BackendName.auto,
+) -> None:
+    """Measure loss and perplexity on rows, and a task's own metric."""
+    from edgetune.workspace.outcomes import evaluate_rows
+
+    result = evaluate_rows(model, adapter, data, task, max_tokens, job.event)
+    scores, out = result.scores, job.output
+    out.say(
+        f"loss {scores.loss:.4f} · perplexity {scores.perplexity:.2f} · {count(scores.tokens)} tokens of {count(len(scores.rows))} rows"
+    )
+    for name, value in result.metrics.items():
+        out.say(f"{name} {value:.3f}")
+    for answer in [answer for answer in result.answers if answer.reply.strip() != answer.reference.strip()][:5]:
+        out.say(f"  {answer.prompt}")
+        out.say(f"    should be  {answer.reference}")
+        out.say(f"    is         {answer.reply}")
+    rows = [
+        {"file": row.file, "line": row.line, "loss": row.loss, **({"logprobs": row.logprobs} if per_token else {})}
+        for row in scores.rows
+    ]
+    out.document(
+        {
+            "loss": scores.loss,
+            "perplexity": scores.perplexity,
+            "tokens": scores.tokens,
+            "metrics": result.metrics,
+            "rows": rows,
+            **({"answers": result.answers} if task else {}),
+        }
+    )

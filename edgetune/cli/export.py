@@ -1,0 +1,60 @@
+"""`export`: GGUF files and their certificate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import Job
+from edgetune.cli.output import Styled, table
+from edgetune.units import percent, size
+
+
+def export(
+    job: Job,
+    source: Annotated[str, typer.Argument(help="A run, or a model folder.")],
+    out: Annotated[Path, typer.Option(help="The folder for the files.")],
+    to: Annotated[str, typer.Option(metavar="TYPES", help="Types of file, as in F16,Q8_0,Q4_K_M.")] = "Q8_0",
+    adapter: Annotated[
+        Path | None, typer.Option(help="A PEFT folder or a run, for a SOURCE that is a model folder.")
+    ] = None,
+    data: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")
+    ] = [],  # noqa: B006 - typer makes its own list
+) -> None:
+    """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""
+    from edgetune.export.pipeline import ExportResult
+    from edgetune.export.pipeline import export as exported
+    from edgetune.hardware import worker_count
+    from edgetune.workspace.outcomes import source_of
+
+    result: ExportResult = exported(source_of(source, adapter, data), to.split(","), out, worker_count(), job.event)
+    rows = [
+        [
+            file.path.name,
+            size(file.hop.bytes),
+            f"{file.hop.loss_delta:+.4f}",
+            f"{file.hop.kl:.4f}",
+            percent(file.hop.top1_agreement),
+        ]
+        for file in result.files
+    ]
+    for line in table(["file", "size", "loss", "KL", "same word"], rows, right=["size", "loss", "KL", "same word"]):
+        job.output.say(*line)
+    job.output.say(Styled("proved", "green"), f" {result.certificate}")
+    job.output.document(
+        {
+            "files": [
+                {
+                    "type": file.kind,
+                    "path": str(file.path),
+                    "bytes": file.hop.bytes,
+                    "loss_delta": file.hop.loss_delta,
+                    "kl": file.hop.kl,
+                    "top1_agreement": file.hop.top1_agreement,
+                }
+                for file in result.files
+            ],
+            "certificate": str(result.certificate),
+        }
+    )

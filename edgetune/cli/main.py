@@ -1,0 +1,132 @@
+"""`edgetune`: the app, and the one place where an error becomes two lines and an exit code."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from typing import Annotated
+
+import typer
+import typer.main
+
+from edgetune.cli import data, doctor, evaluate, export, merge, models, plan, runs, train
+from edgetune.cli.crash import report_crash
+from edgetune.cli.options import command
+from edgetune.cli.output import Output, one_line
+from edgetune.errors import DiskFull, DoesNotFit, EdgeTuneError, InputError
+
+INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE: what shells expect
+
+# Plain help, no completion scripts, no coloured tracebacks: each would load rich, and `--help` answers at once.
+app = typer.Typer(
+    name="edgetune",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class Interrupted(EdgeTuneError):
+    """Ctrl-C, outside of a training run."""
+
+    exit_code = INTERRUPTED
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends."""
+    if wanted:
+        from importlib.metadata import version
+
+        Output().say(f"edgetune {version('edgetune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def edgetune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Fine-tune a small language model on your own examples, on this machine, and talk to the proved result offline."""
+
+
+COMMANDS = {
+    "doctor": doctor.doctor,
+    "data": data.data,
+    "plan": plan.plan,
+    "train": train.train,
+    "resume": train.resume,
+    "runs": runs.runs,
+    "eval": evaluate.evaluate,
+    "merge": merge.merge,
+    "export": export.export,
+}
+for name, function in COMMANDS.items():
+    app.command(name)(command(function))
+app.add_typer(models.app, name="models")
+
+
+def run() -> None:
+    """The process's own command line."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    code = main(sys.argv[1:])
+    with suppress(OSError):
+        sys.stdout.flush()
+    if code == PIPE_CLOSED:  # what is left in the buffer has nowhere to go, and Python would complain of it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command line; the exit code."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    output = Output(as_json="--json" in options)
+    try:
+        with redirect_stdout(output.err if output.as_json else output.out):
+            return invoke(list(arguments) or ["--help"], output)
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except (Exception, KeyboardInterrupt) as error:
+        told = translated(error, arguments)
+        with suppress(BrokenPipeError):
+            output.error(told)
+        return told.exit_code
+
+
+def invoke(arguments: list[str], output: Output) -> int:
+    """Parses the line and calls the command, without the parser's own handling of errors."""
+    try:
+        top = typer.main.get_command(app)
+        with top.make_context("edgetune", arguments, obj=output) as context:
+            top.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+def translated(error: BaseException, arguments: Sequence[str]) -> EdgeTuneError:
+    """Any exception as one of ours: a usage error, an interrupt, the system's own refusals; all else is a bug."""
+    match error:
+        case EdgeTuneError():
+            return error
+        case typer.TyperException():
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context else "edgetune"
+            return InputError(one_line(error.format_message()), hint=f"see `{where} --help`")
+        case KeyboardInterrupt() | typer.Abort():
+            return Interrupted("interrupted", hint="nothing is left half done: start it again when you like")
+        case MemoryError():
+            return DoesNotFit(
+                "memory ran out", hint="close other programs, or take a smaller model or a smaller data.max_tokens"
+            )
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return DiskFull("no room left on the disk", hint="free some disk space and try again", file=error.filename)
+        case OSError() if error.filename:
+            return InputError(
+                error.strerror or str(error), hint="check that place and its permissions", file=str(error.filename)
+            )
+        case _:
+            return report_crash(error, arguments)

@@ -1,0 +1,27 @@
+"""`merge`: a base and an adapter become one model folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import Job
+from edgetune.cli.output import Styled
+from edgetune.units import count
+
+
+def merge(
+    job: Job,
+    model: Annotated[str, typer.Option(help="The base: a folder, a hub id, or a name from `edgetune models`.")],
+    adapter: Annotated[Path, typer.Option(help="The adapter: a PEFT folder, or a run.")],
+    out: Annotated[Path, typer.Option(help="The new model folder.")],
+) -> None:
+    """Merge an adapter into its base. One Hugging Face folder, computed in float, in the base's own precision."""
+    from edgetune.export.merge import merge as merged
+    from edgetune.hub.library import resolve
+    from edgetune.workspace.outcomes import adapter_folder
+
+    result = merged(resolve(model), adapter_folder(adapter), out, job.event)
+    job.output.say(Styled("done", "green"), f" {count(result.tensors)} tensors in {result.dtype}")
+    job.output.say(f"     {result.out}")
+    job.output.document({"out": str(result.out), "tensors": result.tensors, "dtype": result.dtype})

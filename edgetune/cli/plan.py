@@ -1,0 +1,57 @@
+"""`plan`: what a run will take, before it starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import Backend, BackendName, Job, Settings
+from edgetune.cli.output import Styled, table
+from edgetune.units import count, duration, rate, size
+
+
+def plan(
+    job: Job,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    settings: Settings = [],  # noqa: B006 - typer makes its own list
+    backend: Backend = BackendName.auto,
+) -> None:
+    """Tell what a run will take: memory by part, time, and disk."""
+    from edgetune.config import load
+    from edgetune.hardware import reexec_for_speed
+
+    wanted = load(config, settings)
+    reexec_for_speed()
+    from edgetune.workspace.planning import plan_run
+    from edgetune.workspace.runs import runs_folder
+    from edgetune.workspace.training import prepare
+
+    planned = plan_run(prepare(wanted), runs_folder())
+    memory, time, out = planned.memory, planned.time, job.output
+    rows = [[part, size(number)] for part, number in sorted(memory.parts.items(), key=lambda item: -item[1]) if number]
+    for line in table(["memory", "at its peak"], [*rows, ["all", size(memory.peak_bytes)]], right=["at its peak"]):
+        out.say(*line)
+    out.say()
+    verdict = Styled("fits", "green") if planned.fits else Styled("does not fit", "red")
+    recomputed = "; activations are made again in the backward, to save memory" if memory.recompute else ""
+    out.say(verdict, f": {size(memory.usable_bytes)} of memory is usable{recomputed}")
+    out.say(f"time: {duration(time.seconds)} for {count(time.steps)} steps of {count(time.tokens)} tokens, {rate(time.tokens_per_second, 'tokens')}")
+    out.say(f"disk: {size(planned.disk_bytes)} of {size(planned.free_bytes)} free")
+    for each in memory.suggestions:
+        out.say(f"try --set {each.setting}: {size(each.peak_bytes)}{'' if each.fits else ', still too much'}; {each.cost}")
+    out.document(
+        {
+            "fits": planned.fits,
+            "peak_bytes": memory.peak_bytes,
+            "usable_bytes": memory.usable_bytes,
+            "recompute": memory.recompute,
+            "steps": time.steps,
+            "tokens": time.tokens,
+            "seconds": time.seconds,
+            "tokens_per_second": time.tokens_per_second,
+            "disk_bytes": planned.disk_bytes,
+            "free_bytes": planned.free_bytes,
+            "parts": memory.parts,
+            "suggestions": memory.suggestions,
+        }
+    )

@@ -1,0 +1,39 @@
+"""`runs`: the runs of this person, and how each stands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import Job
+from edgetune.cli.output import table
+from edgetune.units import count, duration
+
+
+def runs(
+    job: Job,
+    folder: Annotated[Path | None, typer.Argument(help="A folder of runs; left out, EDGETUNE_HOME/runs.")] = None,
+) -> None:
+    """List the runs, the newest first."""
+    import time
+
+    from edgetune.workspace.runs import all_runs, runs_folder
+
+    place = folder or runs_folder()
+    found = list(all_runs(place))
+    rows = [
+        [
+            Path(each.run).name,
+            each.phase,
+            f"{count(each.step)}/{count(each.total_steps)}",
+            "" if each.train_loss is None else f"{each.train_loss:.4f}",
+            "" if each.valid_loss is None else f"{each.valid_loss:.4f}",
+            f"{duration(time.time() - each.changed)} ago",
+        ]
+        for each in found
+    ]
+    for line in table(["run", "state", "steps", "loss", "held-out", "changed"], rows, right=["steps", "loss", "held-out"]):
+        job.output.say(*line)
+    if not found:
+        job.output.note(f"no runs in {place}")
+    job.output.document({"runs": found})

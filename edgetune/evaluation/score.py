@@ -1,0 +1,55 @@
+"""Loss and perplexity on the trained tokens of held-out rows, and the log-probability of each of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgetune.adapters.attach import AdaptedModel
+from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.text.batches import to_row
+from edgetune.text.dataset import Example
+from edgetune.training.loss import log_probabilities
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """One row. logprobs[i] is log p(token i given those before it); None for the first token and for untrained ones."""
+
+    file: str
+    line: int
+    logprobs: tuple[float | None, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean over the row's trained tokens, in nats."""
+        known = [value for value in self.logprobs if value is not None]
+        return -sum(known) / len(known)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows together: the mean loss over trained tokens, in nats."""
+
+    loss: float
+    tokens: int
+    rows: tuple[RowScore, ...]
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss; infinite where that is beyond what floats hold."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def evaluate(model: AdaptedModel, examples: Sequence[Example], workers: int) -> Evaluation:
+    """Scores every row by itself, without packing."""
+    runner = NumpyRunner(model.parameters, workers)
+    scored = log_probabilities(runner, model.model, [to_row([example]) for example in examples])
+    rows: list[RowScore] = []
+    for example, values in zip(examples, scored, strict=True):
+        known = iter(values.tolist())
+        targets = [False, *example.trained[1:].tolist()]
+        rows.append(
+            RowScore(example.file, example.line, tuple(next(known) if trained else None for trained in targets))
+        )
+    tokens = sum(len(values) for values in scored)
+    return Evaluation(-sum(float(values.sum(dtype=float)) for values in scored) / tokens, tokens, tuple(rows))

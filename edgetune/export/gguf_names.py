@@ -1,0 +1,158 @@
+"""What llama.cpp calls a model's numbers and tensors: one entry per family, and what its graph of that name cannot express.
+
+Keys and tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and gguf's own tensor map.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.architecture.load import parameter_shapes
+from edgetune.architecture.spec import ModelSpec
+from edgetune.backend.rope import Rope
+from edgetune.errors import ModelError, UnsupportedFamily
+
+Metadata = dict[str, Any]  # str, bool, int, float, or a list of one of them, by GGUF key
+
+
+class Architecture(NamedTuple):
+    """One of llama.cpp's graphs, and what it can do."""
+
+    name: str  # general.architecture
+    interleaved: bool = False  # its rotation pairs neighbours (2i, 2i+1), where Hugging Face pairs (i, i + head_dim/2)
+    llama3_rope: bool = False  # it reads rope_freqs.weight
+    output_bias: bool = False
+    mlp_bias: bool = False
+    free_head_dim: bool = True  # heads * head_dim may differ from dim
+    counts_vocab: bool = False  # the converter writes vocab_size and rope.dimension_count for it
+
+
+LLAMA = Architecture("llama", interleaved=True, llama3_rope=True, output_bias=True, mlp_bias=True, counts_vocab=True)
+ARCHITECTURES = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": Architecture("qwen2", free_head_dim=False),
+    "qwen3": Architecture("qwen3"),
+}
+
+
+class NamedTensor(NamedTuple):
+    """A tensor's name in GGUF and in the model folder. `interleaved`: its rows go from (i, i + half) to neighbouring pairs."""
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    interleaved: bool
+
+
+def architecture_of(spec: ModelSpec) -> Architecture:
+    """The graph that computes this model.
+
+    Raises:
+        UnsupportedFamily: there is no entry for the family.
+        ModelError: the graph lacks something that the model has; exported, it would answer differently.
+    """
+    architecture = ARCHITECTURES.get(spec.family)
+    if architecture is None:
+        raise UnsupportedFamily(f"{spec.family} has no GGUF form here", hint="exported families: " + ", ".join(ARCHITECTURES))
+    missing = [
+        what
+        for what, lacks in {
+            "a bias on the attention's output": spec.output_bias and not architecture.output_bias,
+            "biases in the MLP": spec.mlp_bias and not architecture.mlp_bias,
+            f"heads of {spec.head_dim}": spec.heads * spec.head_dim != spec.dim and not architecture.free_head_dim,
+            f"rotation of {spec.rope.dim} of {spec.head_dim} dimensions": spec.rope.dim != spec.head_dim,
+            f"{spec.rope.kind} rotation": not can_rotate(architecture, spec.rope),
+        }.items()
+        if lacks
+    ]
+    if missing:
+        message = f"llama.cpp's {architecture.name} graph has no {', no '.join(missing)}"
+        raise ModelError(message, hint="this model can be trained and merged, but not exported to GGUF")
+    return architecture
+
+
+def can_rotate(architecture: Architecture, rope: Rope) -> bool:
+    """Whether the graph turns heads by this rule. Its YaRN has fixed betas."""
+    match rope.kind:
+        case "default" | "linear" | "dynamic":
+            return True
+        case "llama3":
+            return architecture.llama3_rope
+        case "yarn":
+            return rope.truncate and (rope.beta_fast, rope.beta_slow) == (32.0, 1.0)
+        case _:
+            return False
+
+
+def named_tensors(spec: ModelSpec) -> list[NamedTensor]:
+    """Every tensor of the model under its GGUF name, in the model's order; a tied head is not written twice."""
+    architecture = architecture_of(spec)
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[architecture.name], spec.layers)
+    tensors: list[NamedTensor] = []
+    for source, shape in parameter_shapes(spec).items():
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise ModelError(f"llama.cpp's {architecture.name} graph has no tensor for {source}")
+        turned = architecture.interleaved and source.rpartition(".")[0].endswith(("q_proj", "k_proj"))
+        tensors.append(NamedTensor(name, source, shape, turned))
+    return tensors
+
+
+def hyperparameters(spec: ModelSpec) -> Metadata:
+    """The model's numbers under GGUF's keys.
+
+    These graphs look at every token before the present one. Where the model sees a window only, the context ends with the
+    window: up to there both are the same. In the same way dynamic NTK scaling ends where it would begin.
+    """
+    architecture = architecture_of(spec)
+    windows = [window for window in spec.windows if window is not None]
+    values: Metadata = {
+        "block_count": spec.layers,
+        "context_length": min([spec.max_positions, *windows]),
+        "embedding_length": spec.dim,
+        "feed_forward_length": spec.hidden,
+        "attention.head_count": spec.heads,
+        "attention.head_count_kv": spec.kv_heads,
+        "attention.key_length": spec.head_dim,
+        "attention.value_length": spec.head_dim,
+        "attention.layer_norm_rms_epsilon": spec.norm_eps,
+        "rope.freq_base": spec.rope.base,
+        **rope_scaling(spec.rope),
+    }
+    if architecture.counts_vocab:
+        values |= {"vocab_size": spec.vocab, "rope.dimension_count": spec.rope.dim}
+    return {f"{architecture.name}.{key}": value for key, value in values.items()}
+
+
+def rope_scaling(rope: Rope) -> Metadata:
+    """The keys of a stretched rotation. llama.cpp gives YaRN the paper's attention factor; the key says what differs."""
+    if rope.kind == "linear":
+        return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
+    if rope.kind != "yarn":
+        return {}
+    keys: Metadata = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope.factor,
+        "rope.scaling.original_context_length": rope.original_positions,
+    }
+    papers = 0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0
+    return keys if math.isclose(rope.scale, papers) else {**keys, "rope.scaling.attn_factor": rope.scale / papers}
+
+
+def rope_divisors(rope: Rope) -> NDArray[np.float32] | None:
+    """rope_freqs.weight, (head_dim / 2,): what Llama 3's rule divides each plain frequency by; None for other rules."""
+    if rope.kind != "llama3":
+        return None
+    plain = rope.base ** -(np.arange(0, rope.dim, 2) / rope.dim)
+    return (plain / rope.frequencies(rope.original_positions)).astype(np.float32)
+
+
+def interleave(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:
+    """(heads * head_dim, ...) -> the same shape, each head's rows i and i + head_dim/2 made neighbours."""
+    halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)

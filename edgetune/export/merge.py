@@ -1,0 +1,147 @@
+"""A base and its adapter become one Hugging Face folder: W' = W + scale * B @ A in float32, cast once, in a stream.
+
+The folder says its rotation in both forms that readers expect, carries the tokenizer and the chat template unchanged, and
+names no local path.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.adapters.lora import LoraAdapter, check_fits
+from edgetune.adapters.peft import read_peft
+from edgetune.architecture.load import check_shapes
+from edgetune.architecture.spec import read_spec
+from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
+from edgetune.errors import InputError
+from edgetune.events import Progress
+from edgetune.export.tensor_blocks import as_floats, encode, row_blocks
+from edgetune.files import fault, require_space, whole_folder
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+STORED_AS: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SHARDED_ABOVE = 5_000_000_000  # bytes; smaller models become one file, larger ones keep the base's division
+COMPANIONS = (
+    "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "NOTICE",
+)  # fmt: skip
+
+
+class MergeResult(NamedTuple):
+    """The merged folder, how many tensors it holds, and the type of its matrices."""
+
+    out: Path
+    tensors: int
+    dtype: Dtype
+
+
+def merge(
+    model: Path, adapter: Path, out: Path, on_progress: Callable[[Progress], None] | None = None, *, dtype: Dtype | None = None
+) -> MergeResult:
+    """Writes the merged model to a new folder. Every tensor keeps its base's type unless `dtype` asks for another.
+
+    Raises:
+        ModelError: the base is damaged, or a merged value is beyond the type's range.
+        AdapterError: the adapter is damaged, of another base, or of a kind that we do not implement.
+        DiskFull: the folder does not fit.
+        InputError: `out` is there already, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("is there already", file=out, hint="remove it, or name another folder")
+    spec, weights, lora = read_spec(model), WeightFolder(model), read_peft(adapter)
+    check_shapes(spec, weights, model)
+    check_fits(lora, spec)
+    types = {name: STORED_AS[dtype] if dtype else info.dtype for name, info in weights.tensors.items()}
+    sizes = {name: math.prod(info.shape) * ITEM_SIZES[types[name]] for name, info in weights.tensors.items()}
+    total, done = sum(sizes.values()), 0
+    require_space(out, total + 64 * 1024 * 1024)
+
+    def counted(name: str) -> Iterator[NDArray[Any]]:
+        nonlocal done
+        for block in merged_blocks(weights, lora, name, types[name]):
+            fault("merge-block")
+            yield block
+            done += block.nbytes
+            if on_progress:
+                on_progress(Progress(stage="merging", done=done, total=total, unit="bytes"))
+
+    matrices = {types[name] for name in types if name.endswith("_proj.weight")}
+    stored: Dtype = next(name for name, code in STORED_AS.items() if code in matrices)
+    with whole_folder(out, "merge") as part:
+        for file, names in files_of(weights, total).items():
+            tensors = [(name, types[name], weights.tensors[name].shape) for name in names]
+            save_safetensors(part / file, tensors, counted, {"format": "pt"})
+        write_index(part, files_of(weights, total), total)
+        config = json.loads((model / "config.json").read_bytes())
+        (part / "config.json").write_text(json.dumps(portable(config, stored), indent=2) + "\n", "utf-8")
+        copy_companions(model, part)
+    return MergeResult(out, len(types), stored)
+
+
+def merged_blocks(weights: WeightFolder, lora: LoraAdapter, name: str, target: str) -> Iterator[NDArray[Any]]:
+    """A tensor of the merged model, a block of rows at a time, in its stored form."""
+    info = weights.tensors[name]
+    factors = lora.factors.get(name.removesuffix(".weight"))
+    first = 0
+    for block in row_blocks(info):
+        if factors is None:
+            yield encode(block, info.dtype, target, name)
+            continue
+        update = factors.b[first : first + len(block)] @ factors.a
+        update *= np.float32(factors.scale)
+        update += as_floats(block)
+        first += len(block)
+        yield encode(update, "F32", target, name)
+
+
+def files_of(weights: WeightFolder, total: int) -> dict[str, list[str]]:
+    """Which tensors go into which file: all into one, or a large model's as the base has them."""
+    shards: dict[Path, list[str]] = {}
+    for name, info in weights.tensors.items():
+        shards.setdefault(info.file, []).append(name)
+    if total <= SHARDED_ABOVE or len(shards) == 1:
+        return {"model.safetensors": list(weights.tensors)}
+    return {f"model-{number:05}-of-{len(shards):05}.safetensors": shards[file] for number, file in enumerate(sorted(shards), 1)}
+
+
+def write_index(folder: Path, files: dict[str, list[str]], total: int) -> None:
+    """model.safetensors.index.json, where there is more than one file."""
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": {name: file for file, names in files.items() for name in names}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def portable(config: dict[str, Any], dtype: Dtype) -> dict[str, Any]:
+    """A config that every reader understands alike, without the path that its author had it under.
+
+    transformers 5 reads rope_parameters and dtype, transformers 4 and most others rope_theta, rope_scaling and torch_dtype;
+    a reader that finds only the form it does not know computes another model without a word.
+    """
+    scaling = {**(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
+    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling.pop("type", None)
+    forms = {
+        "rope_theta": theta,
+        "rope_scaling": {"rope_type": kind, **scaling} if kind != "default" else None,
+        "rope_parameters": {"rope_theta": theta, "rope_type": kind, **scaling},
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    return {**{key: value for key, value in config.items() if key != "_name_or_path"}, **forms}
+
+
+def copy_companions(model: Path, folder: Path) -> None:
+    """What belongs to a model besides its weights: tokenizer, chat templates, generation settings, licence."""
+    for name in COMPANIONS:
+        if (model / name).is_file():
+            shutil.copyfile(model / name, folder / name)
+    for template in sorted((model / "additional_chat_templates").glob("*.jinja")):
+        (folder / template.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(template, folder / template.parent.name / template.name)

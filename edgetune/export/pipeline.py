@@ -1,0 +1,234 @@
+"""From a run or a model folder to GGUF files and their certificate: merge, convert, quantise, and prove every hop."""
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgetune.adapters.attach import open_adapted
+from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.errors import ConfigError, VerificationFailed
+from edgetune.events import Event, HopScored, Progress
+from edgetune.export.certificate import (
+    EXACT,
+    QUANTIZED,
+    Certificate,
+    Hop,
+    Limit,
+    Reference,
+    gguf_blocks,
+    judged,
+    own_blocks,
+    reference_of,
+)
+from edgetune.export.gguf_file import FILE_TYPES, Kind, write_gguf
+from edgetune.export.held_out import HeldOut, check_ends, check_tokens
+from edgetune.export.merge import merge
+from edgetune.export.quantize import quant_type, quantize
+from edgetune.files import clean, disk_errors, require_space, safe_name, sweep, whole_file
+from edgetune.llamacpp.client import LlamaChild
+
+OnEvent = Callable[[Event], None]
+WRITTEN_BY_US: Mapping[str, Kind] = {kind: kind for kind in FILE_TYPES}  # the others are quantised by llama.cpp
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a model folder, an adapter on it or none, and the rows that prove it."""
+
+    name: str
+    model: Path
+    adapter: Path | None
+    held_out: HeldOut
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file that is handed over."""
+
+    kind: str
+    path: Path
+    hop: Hop
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """All files, and the certificate beside them."""
+
+    files: tuple[Exported, ...]
+    certificate: Path
+
+
+def export(source: Source, kinds: Sequence[str], out: Path, workers: int, on_event: OnEvent) -> ExportResult:
+    """Writes NAME-KIND.gguf for every kind into `out`, and certificate.json.
+
+    Raises:
+        ConfigError: an unknown type, or one that needs an importance matrix.
+        ModelError, AdapterError: the source is damaged, or llama.cpp has no form for it.
+        DiskFull: not enough room; nothing is left behind.
+        VerificationFailed: a hop lost what was trained: its file is removed, the certificate says why.
+    """
+    wanted = [known_kind(kind) for kind in dict.fromkeys(kinds)]
+    spec, name = read_spec(source.model), safe_name(file_name(source.name))
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
+    require_space(out, spec.parameters * (8 if source.adapter else 4))
+    with scratch(out) as temporary, reference_of(source.held_out.examples, spec.vocab, temporary) as reference:
+        prover = Prover(source, spec, reference, workers, on_event)
+        prover.own_models(temporary)
+        merged = temporary / "merged" if source.adapter else source.model
+        float16 = out / f"{name}-F16.gguf" if "F16" in wanted else temporary / "F16.gguf"
+        write_gguf(merged, float16, "F16", on_event, name=source.name)
+        prover.gguf("F16", float16, EXACT, full=True)
+        files = [Exported("F16", float16, prover.hops[-1])] if "F16" in wanted else []
+        for kind in [kind for kind in wanted if kind != "F16"]:
+            path = out / f"{name}-{kind}.gguf"
+            if kind in WRITTEN_BY_US:
+                write_gguf(merged, path, WRITTEN_BY_US[kind], on_event, name=source.name)
+            else:
+                quantize(float16, path, kind, on_event)
+            prover.gguf(kind, path, EXACT if kind in ("F32", "BF16") else QUANTIZED)
+            files.append(Exported(kind, path, prover.hops[-1]))
+    certificate = write_certificate(prover.certificate(), out)
+    refuse_losses(prover.certificate(), files, certificate)
+    return ExportResult(tuple(files), certificate)
+
+
+class Prover:
+    """Scores one model after the other on the same rows, and keeps what came of it."""
+
+    def __init__(self, source: Source, spec: ModelSpec, reference: Reference, workers: int, on_event: OnEvent):
+        self.source, self.spec, self.reference, self.workers, self.on_event = source, spec, reference, workers, on_event
+        self.hops: list[Hop] = []
+        self.tokens = self.ends = None
+        self.base_loss = 0.0
+
+    def own_models(self, temporary: Path) -> None:
+        """The reference, the base, and the merged model, which is written here."""
+        source, reference = self.source, self.reference
+        tuned = open_adapted(source.model, source.adapter)
+        own = reference.fill(own_blocks(tuned, reference, self.workers, self.counter("scoring the tuned model")))
+        self.base_loss = self.reference_loss = own.loss
+        self.add(Hop(name="base + adapter" if source.adapter else "model", loss=own.loss, verdict="reference"))
+        if source.adapter is None:
+            return
+        base = open_adapted(source.model)
+        self.base_loss = reference.loss_of(own_blocks(base, reference, self.workers, self.counter("scoring the base")))
+        merge(source.model, source.adapter, temporary / "merged", self.on_event, dtype="float32")
+        blocks = own_blocks(
+            open_adapted(temporary / "merged"), reference, self.workers, self.counter("scoring the merged model")
+        )
+        self.add(judged("merged", reference.compare(blocks), own.loss, self.base_loss, EXACT))
+
+    def gguf(self, kind: str, file: Path, limit: Limit, full: bool = False) -> None:
+        """A GGUF in llama.cpp. `full`: also its tokenizer, and whether its answers end."""
+        longest = max(len(row.tokens) for row in self.reference.rows)
+        with LlamaChild(
+            file, context=longest + 2 * self.source.held_out.answer_tokens + 8, cache_type="f32", gpu_layers=0
+        ) as child:
+            scores = self.reference.compare(gguf_blocks(child, self.reference, self.counter(f"scoring {kind}")))
+            self.add(judged(f"GGUF {kind}", scores, self.reference_loss, self.base_loss, limit, file))
+            if full:
+                self.tokens = check_tokens(child, self.source.held_out)
+                self.ends = check_ends(
+                    child, open_adapted(self.source.model, self.source.adapter), self.source.held_out
+                )
+
+    def counter(self, stage: str) -> Callable[[], None]:
+        """Tells how many rows are scored."""
+        done, total = 0, len(self.reference.rows)
+
+        def row() -> None:
+            nonlocal done
+            done += 1
+            self.on_event(Progress(stage=stage, done=done, total=total, unit="rows"))
+
+        return row
+
+    def add(self, hop: Hop) -> None:
+        """Keeps a hop and tells of it."""
+        self.hops.append(hop)
+        self.on_event(
+            HopScored(
+                hop=hop.name, loss=hop.loss, loss_delta=hop.loss_delta, kl=hop.kl, top1_agreement=hop.top1_agreement
+            )
+        )
+
+    def certificate(self) -> Certificate:
+        """What was proved so far."""
+        return Certificate(
+            edgetune=importlib.metadata.version("edgetune"),
+            base=self.source.name,
+            held_out=self.source.held_out.is_held_out,
+            rows=len(self.reference.rows),
+            tokens=self.reference.tokens,
+            base_loss=self.base_loss,
+            hops=self.hops,
+            tokenizer=self.tokens,
+            turn_end=self.ends,
+        )
+
+
+def known_kind(kind: str) -> str:
+    """A type's name as llama.cpp spells it.
+
+    Raises:
+        ConfigError: there is no such type, or it cannot be made without an importance matrix.
+    """
+    name = kind.strip().upper()
+    if not name:
+        raise ConfigError("--to names no type", hint="for example --to F16,Q8_0,Q4_K_M")
+    return name if name in WRITTEN_BY_US else quant_type(name)[0]
+
+
+def file_name(name: str) -> str:
+    """A model's name without what a file's name cannot hold."""
+    kept = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in clean(name)
+    )
+    return kept.strip("-.")[:48] or "model"
+
+
+@contextmanager
+def scratch(out: Path) -> Generator[Path]:
+    """A folder beside the files for what is only needed on the way; a killed export's is swept by the next one."""
+    folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=out))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_certificate(certificate: Certificate, out: Path) -> Path:
+    """certificate.json, beside the files."""
+    path = out / "certificate.json"
+    with whole_file(path, "certificate") as part:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n")
+    return path
+
+
+def refuse_losses(certificate: Certificate, files: Sequence[Exported], path: Path) -> None:
+    """Removes what must not be handed over.
+
+    Raises:
+        VerificationFailed: something was refused.
+    """
+    reasons = certificate.refusals
+    if not reasons:
+        return
+    chain_is_broken = any(hop.verdict == "refused" and hop.name in ("merged", "GGUF F16") for hop in certificate.hops)
+    everything = chain_is_broken or len(reasons) > sum(hop.verdict == "refused" for hop in certificate.hops)
+    for file in files:
+        if everything or file.hop.verdict == "refused":
+            file.path.unlink(missing_ok=True)
+    kept = [file.path.name for file in files if file.path.exists()]
+    hint = f"kept: {', '.join(kept)}; " if kept else ""
+    raise VerificationFailed(
+        "not handed over: " + "; ".join(reasons), hint=f"{hint}{path} has every figure; take a type with more bits"
+    )

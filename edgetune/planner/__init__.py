@@ -1,0 +1,1 @@
+"""Bytes by part, seconds by part, whether it fits, and what would help."""

@@ -1,0 +1,65 @@
+"""What a run will take, before it starts: memory, time and disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetune.files import free_space
+from edgetune.hardware import usable_memory, worker_count
+from edgetune.planner.memory import FLOAT, Load, MemoryPlan, plan_memory, trained_parameters
+from edgetune.planner.time import Speed, TimePlan, Work, measure_speed, plan_time
+from edgetune.training.order import StepOrder
+from edgetune.training.session import Prepared, Resources
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Memory, time and disk of a run, and what the trainer is given."""
+
+    memory: MemoryPlan
+    time: TimePlan
+    disk_bytes: int
+    free_bytes: int
+    resources: Resources
+
+    @property
+    def fits(self) -> bool:
+        """Whether the machine has the memory and the disk."""
+        return self.memory.fits and self.disk_bytes <= self.free_bytes
+
+
+def plan_resources(prepared: Prepared, workers: int | None = None) -> tuple[MemoryPlan, Resources]:
+    """The memory that a run takes, and what the trainer is given. `workers`: as many as the run was begun with.
+
+    Raises:
+        AdapterError: the adapter does not fit the model.
+    """
+    workers = workers or worker_count()
+    stored = prepared.weights.stored_bytes if prepared.weights else 0
+    load = Load(prepared.lengths, workers, stored, usable_memory())
+    memory = plan_memory(prepared.spec, prepared.config, load)
+    return memory, Resources(workers, memory.recompute, memory.peak_bytes)
+
+
+def plan_run(prepared: Prepared, place: Path, speed: Speed | None = None) -> RunPlan:
+    """Everything that can be said of a run before it starts; `place` is where its folder will lie."""
+    memory, resources = plan_resources(prepared)
+    order = StepOrder(prepared.lengths, prepared.config)
+    work = Work(
+        tokens=sum(prepared.lengths),
+        trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
+        sequences=sum(len(step) for step in order.epoch(0)),
+        spans=prepared.lengths,
+        steps_per_pass=len(order.epoch(0)),
+        total_steps=order.total,
+        valid_tokens=sum(len(example.ids) for example in prepared.valid),
+    )
+    speed = speed or measure_speed(resources.workers)
+    time = plan_time(prepared.spec, prepared.config, work, resources.recompute, speed)
+    return RunPlan(memory, time, disk_bytes(prepared), free_space(place.absolute()), resources)
+
+
+def disk_bytes(prepared: Prepared) -> int:
+    """What a run folder may grow to: its checkpoints, the best one, one being written, and what it hands over."""
+    floats_of_each = 4  # the trained number, two moments, and the copy that is handed over
+    trained = trained_parameters(prepared.spec, prepared.config.adapter)
+    return FLOAT * floats_of_each * trained * (prepared.config.checks.keep + 2)

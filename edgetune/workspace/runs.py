@@ -1,0 +1,114 @@
+"""The runs of this person: where new ones go, and how each of them stands."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edgetune.errors import CheckpointError
+from edgetune.events import RunFinished, read
+from edgetune.files import clean, disk_errors, home
+from edgetune.workspace.run_state import RunState, replay
+
+RUNNING = ("starting", "training", "paused")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of `edgetune runs`. `phase` is "interrupted" where the process that trained is gone without a word."""
+
+    run: str
+    model: str
+    phase: str
+    step: int
+    total_steps: int
+    train_loss: float | None
+    valid_loss: float | None
+    adapter: str | None
+    changed: float  # seconds since 1970
+
+
+def runs_folder() -> Path:
+    """Where runs go that were given no folder."""
+    return home() / "runs"
+
+
+def new_run_folder(model: str, today: date) -> Path:
+    """Makes an empty folder for a new run: the model's short name, the day, and a number that is free.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    letters = (character if character.isalnum() and character.isascii() else "-" for character in Path(model).name[:40])
+    stem = f"{''.join(letters).strip('-') or 'run'}-{today:%Y%m%d}"
+    number = 1
+    while (folder := runs_folder() / f"{stem}-{number}").exists():
+        number += 1
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
+    return folder
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run that is given as a path, or by its name in the runs folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for folder in (Path(name), runs_folder() / name):
+        if (folder / "run.toml").is_file():
+            return folder
+    raise CheckpointError("no run here", file=clean(name), hint="`edgetune runs` lists them")
+
+
+def all_runs(folder: Path) -> Iterator[RunSummary]:
+    """The runs in a folder, the one that changed last first."""
+    runs = [path.parent for path in folder.glob("*/run.toml") if path.is_file()]
+    yield from sorted((summary(run) for run in runs), key=lambda each: -each.changed)
+
+
+def summary(run: Path) -> RunSummary:
+    """How a run stands, from its events alone."""
+    state = run_state(run)
+    ended = state.ended if isinstance(state.ended, RunFinished) else None
+    phase = "interrupted" if state.phase in RUNNING and not is_alive(run) else state.phase
+    return RunSummary(
+        run=str(run),
+        model=model_of(run),
+        phase=phase,
+        step=state.step,
+        total_steps=state.total_steps,
+        train_loss=ended.train_loss if ended else state.loss,
+        valid_loss=state.best_loss,
+        adapter=ended.adapter if ended else None,
+        changed=state.last_time or (run / "run.toml").stat().st_mtime,
+    )
+
+
+def run_state(run: Path) -> RunState:
+    """The state that a run's events have left it in."""
+    file = run / "events.jsonl"
+    return replay(read(file)) if file.is_file() else RunState()
+
+
+def model_of(run: Path) -> str:
+    """The model that a run's config names; "?" where it cannot be read."""
+    try:
+        return str(tomllib.loads((run / "run.toml").read_text("utf-8"))["model"])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError):
+        return "?"
+
+
+def is_alive(run: Path) -> bool:
+    """Whether the process that wrote the run's lock still lives. The lock itself is not touched: a trainer may want it."""
+    try:
+        lock: dict[str, Any] = json.loads((run / "run.lock").read_text("utf-8"))
+        began = psutil.Process(int(lock["pid"])).create_time()
+        return began <= float(lock["started"])  # a later process has only inherited the number
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False

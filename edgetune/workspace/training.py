@@ -1,0 +1,55 @@
+"""Runs from a config to an adapter: the model is found, the rows read, the memory planned, then it is trained."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from edgetune.config import RunConfig
+from edgetune.events import Event, RunFinished
+from edgetune.hub.library import resolve
+from edgetune.training import session
+from edgetune.training.session import Prepared
+from edgetune.workspace.planning import plan_resources
+from edgetune.workspace.runs import new_run_folder
+
+OnEvent = Callable[[Event], None]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Finds the model and reads the rows of a config.
+
+    Raises:
+        ModelError, TokenizerError, TemplateError, DataError, ConfigError: what is wrong, and where.
+    """
+    return session.prepare(config, resolve(config.model))
+
+
+def train(config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+    """A new run, in `folder` or in a new one of this person's runs.
+
+    Raises:
+        CheckpointError: the folder holds a run already.
+        DoesNotFit, DiskFull: the machine cannot hold it; nothing was started.
+        StoppedEarly: asked to stop; everything is saved.
+    """
+    prepared = prepare(config)
+    memory, resources = plan_resources(prepared)
+    memory.require_fit()
+    folder = folder or new_run_folder(config.model, date.today())
+    return session.train(prepared, folder, resources, on_event, should_stop)
+
+
+def resume(folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], force: bool = False) -> RunFinished:
+    """Continues a run where its newest good checkpoint stands; a finished run is only reported.
+
+    Raises:
+        CheckpointError: there is no run, another process trains it, or what it was made of has changed (unless `force`).
+        DoesNotFit, DiskFull: the machine cannot hold it; nothing was started.
+        StoppedEarly: asked to stop; everything is saved.
+    """
+    if finished := session.finished_run(folder):
+        return finished
+    prepared = prepare(session.read_run_config(folder))
+    memory, resources = plan_resources(prepared, session.workers_of(folder))
+    memory.require_fit()
+    return session.resume(folder, prepared, resources, on_event, should_stop, force)
