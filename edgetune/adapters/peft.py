@@ -37,11 +37,13 @@ UNUSED_IF = {
     "use_qalora": (False,),
     "use_bdlora": (None, False),
     "exclude_modules": (None, []),
+    # The others (pissa, olora, corda, loftq) change the base's weights when PEFT loads the adapter.
+    "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva", "mica"),
 }
 # These say how an adapter was begun, what it was called or how it is trained; they do not change what it means.
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha",
-    "lora_dropout", "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "lora_dropout", "use_rslora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
     "ensure_weight_tying", "peft_version", "lora_ga_config",
 }  # fmt: skip

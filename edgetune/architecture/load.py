@@ -137,9 +137,11 @@ def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear
 
 
 def joint(source: Source, parts: list[Linear]) -> Joint:
-    """Layers as one. Trained arrays were laid behind each other by `trained_copy`: then their common base is the stack."""
-    base = source.arrays[f"{parts[0].name}.weight"].base if f"{parts[0].name}.weight" in source.arrays else None
-    return Joint(tuple(parts), stacked=base)
+    """Layers as one; their weights' common base is the stack where `trained_copy` laid them behind each other."""
+    owners = [array.base for part in parts if (array := source.arrays.get(f"{part.name}.weight")) is not None]
+    stack = owners[0] if len(owners) == len(parts) and all(owner is owners[0] for owner in owners) else None
+    height = sum(part.weight.shape[0] for part in parts)
+    return Joint(tuple(parts), stack if stack is not None and stack.shape == (height, parts[0].weight.shape[1]) else None)
 
 
 def read_norm(source: Source, name: str) -> Norm:

@@ -267,8 +267,10 @@ def read_rope(config: Config, head_dim: int) -> Rope:
     if factor is None and kind in ("linear", "dynamic", "llama3"):
         raise config.wrong("rope_scaling.factor", f"is missing, which {kind} needs")
     factor = factor or max_positions / original
-    dim = int(head_dim * partial)
-    if dim < 2 or dim % 2 or base <= 1 or factor <= 0 or original < 1:
+    if partial != 1:
+        raise config.wrong("partial_rotary_factor", f"is {partial}, which {', '.join(FAMILIES)} models do not use")
+    dim = head_dim
+    if base <= 1 or factor <= 0 or original < 1:
         raise config.wrong("rope_parameters", "are out of bounds")
     return Rope(
         dim=dim,

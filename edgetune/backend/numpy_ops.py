@@ -147,8 +147,8 @@ class NumpyOps:
             return joint.stacked
         if plain and len(joint.parts) == 1:
             return joint.parts[0].weight.read(slice(None))
-        outputs = sum(part.weight.shape[0] for part in joint.parts)
-        weight = np.empty((outputs, joint.parts[0].weight.shape[1]), self.dtype)
+        height = sum(part.weight.shape[0] for part in joint.parts)
+        weight = np.empty((height, joint.parts[0].weight.shape[1]), self.dtype)
         for part, outputs in outputs_of(joint):
             own = weight[outputs]
             for rows in blocks(len(own), BLOCK):

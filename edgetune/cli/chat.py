@@ -198,9 +198,7 @@ class Talk:
             case _ if command.startswith("/") and not command.startswith("//"):
                 raise InputError(f"there is no {command}", hint="/help lists what there is; // begins a message with /")
             case _:
-                self.answer(
-                    self.conversation.ask(line.removeprefix("/") if line.startswith("//") else line, self.settings)
-                )
+                self.answer(self.conversation.ask(line.removeprefix("/") if line.startswith("//") else line, self.settings))
         return True
 
     def answer(self, pieces: Iterator[str]) -> None:

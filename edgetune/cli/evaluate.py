@@ -18,9 +18,7 @@ def evaluate(
     per_token: Annotated[
         bool, typer.Option("--per-token", help="With --json: the log-probability of every trained token.")
     ] = False,
-    max_tokens: Annotated[
-        int, typer.Option(min=8, help="The longest row, in tokens; longer ones are left out.")
-    ] = 4096,
+    max_tokens: Annotated[int, typer.Option(min=8, help="The longest row, in tokens; longer ones are left out.")] = 4096,
     backend: Backend = BackendName.auto,
 ) -> None:
     """Measure loss and perplexity on rows, and a task's own metric."""

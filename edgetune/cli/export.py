@@ -15,12 +15,8 @@ def export(
     source: Annotated[str, typer.Argument(help="A run, or a model folder.")],
     out: Annotated[Path, typer.Option(help="The folder for the files.")],
     to: Annotated[str, typer.Option(metavar="TYPES", help="Types of file, as in F16,Q8_0,Q4_K_M.")] = "Q8_0",
-    adapter: Annotated[
-        Path | None, typer.Option(help="A PEFT folder or a run, for a SOURCE that is a model folder.")
-    ] = None,
-    data: Annotated[
-        list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")
-    ] = [],  # noqa: B006 - typer makes its own list
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder or a run, for a SOURCE that is a model folder.")] = None,
+    data: Annotated[list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")] = [],  # noqa: B006 - typer makes its own list
 ) -> None:
     """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""
     from edgetune.export.pipeline import ExportResult
@@ -28,7 +24,7 @@ def export(
     from edgetune.hardware import worker_count
     from edgetune.workspace.outcomes import source_of
 
-    result: ExportResult = exported(source_of(source, adapter, data), to.split(","), out, worker_count(), job.event)
+    result: ExportResult = exported(source_of(source, adapter, data, job.event), to.split(","), out, worker_count(), job.event)
     rows = [
         [
             file.path.name,

@@ -3,16 +3,16 @@
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
-from typing import Annotated
+from typing import Annotated, Concatenate
 
 import typer
 import typer.main
 
-from edgetune.cli import data, doctor, evaluate, export, merge, models, plan, runs, train
+from edgetune.cli import chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, train
 from edgetune.cli.crash import report_crash
-from edgetune.cli.options import command
+from edgetune.cli.options import Job, command
 from edgetune.cli.output import Output, one_line
 from edgetune.errors import DiskFull, DoesNotFit, EdgeTuneError, InputError
 
@@ -45,14 +45,13 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def edgetune(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Fine-tune a small language model on your own examples, on this machine, and talk to the proved result offline."""
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
+    "demo": demo.demo,
     "doctor": doctor.doctor,
     "data": data.data,
     "plan": plan.plan,
@@ -62,6 +61,7 @@ COMMANDS = {
     "eval": evaluate.evaluate,
     "merge": merge.merge,
     "export": export.export,
+    "chat": chat.chat,
 }
 for name, function in COMMANDS.items():
     app.command(name)(command(function))

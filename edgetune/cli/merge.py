@@ -18,10 +18,10 @@ def merge(
 ) -> None:
     """Merge an adapter into its base. One Hugging Face folder, computed in float, in the base's own precision."""
     from edgetune.export.merge import merge as merged
-    from edgetune.hub.library import resolve
+    from edgetune.workspace.models import find_model
     from edgetune.workspace.outcomes import adapter_folder
 
-    result = merged(resolve(model), adapter_folder(adapter), out, job.event)
+    result = merged(find_model(model, job.event), adapter_folder(adapter), out, job.event)
     job.output.say(Styled("done", "green"), f" {count(result.tensors)} tensors in {result.dtype}")
     job.output.say(f"     {result.out}")
     job.output.document({"out": str(result.out), "tensors": result.tensors, "dtype": result.dtype})

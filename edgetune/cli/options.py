@@ -41,9 +41,7 @@ def only_numpy(backend: BackendName) -> BackendName:
     return BackendName.numpy
 
 
-Backend = Annotated[
-    BackendName, typer.Option(help="What computes: auto takes the best that works here.", callback=only_numpy)
-]
+Backend = Annotated[BackendName, typer.Option(help="What computes: auto takes the best that works here.", callback=only_numpy)]
 Settings = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the config, as in training.rate=1e-4."),

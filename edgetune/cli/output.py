@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from shutil import get_terminal_size
 from typing import Any, NamedTuple, TextIO
 
@@ -153,7 +153,7 @@ def builtins(value: Any) -> Any:
             return {str(key): builtins(item) for key, item in value.items()}
         case list() | tuple():
             return [builtins(item) for item in value]
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return builtins(asdict(value))
+        case _ if is_dataclass(value):
+            return {each.name: builtins(getattr(value, each.name)) for each in fields(value)}
         case _:
             return str(value)

@@ -26,7 +26,7 @@ def plan(
     from edgetune.workspace.runs import runs_folder
     from edgetune.workspace.training import prepare
 
-    planned = plan_run(prepare(wanted), runs_folder())
+    planned = plan_run(prepare(wanted, job.event), runs_folder())
     memory, time, out = planned.memory, planned.time, job.output
     rows = [[part, size(number)] for part, number in sorted(memory.parts.items(), key=lambda item: -item[1]) if number]
     for line in table(["memory", "at its peak"], [*rows, ["all", size(memory.peak_bytes)]], right=["at its peak"]):
@@ -35,7 +35,8 @@ def plan(
     verdict = Styled("fits", "green") if planned.fits else Styled("does not fit", "red")
     recomputed = "; activations are made again in the backward, to save memory" if memory.recompute else ""
     out.say(verdict, f": {size(memory.usable_bytes)} of memory is usable{recomputed}")
-    out.say(f"time: {duration(time.seconds)} for {count(time.steps)} steps of {count(time.tokens)} tokens, {rate(time.tokens_per_second, 'tokens')}")
+    pace = rate(time.tokens_per_second, "tokens")
+    out.say(f"time: {duration(time.seconds)} for {count(time.steps)} steps, {count(time.tokens)} tokens at {pace}")
     out.say(f"disk: {size(planned.disk_bytes)} of {size(planned.free_bytes)} free")
     for each in memory.suggestions:
         out.say(f"try --set {each.setting}: {size(each.peak_bytes)}{'' if each.fits else ', still too much'}; {each.cost}")

@@ -12,10 +12,9 @@ SHARED = {"as_json", "events", "offline", "backend", "help"}
 
 
 def reference() -> str:
-    """A Markdown table of every command with its own arguments, and below it the options that all of them have."""
+    """A Markdown table of every command with its own arguments; those that all commands share are left out."""
     lines = ["| command | does |", "|---|---|"]
     lines += [f"| `{usage}` | {sentence} |" for usage, sentence in commands(typer.main.get_command(app), "")]
-    lines += ["", "Each also takes `--json`, `--events FILE` and `--offline`; `edgetune COMMAND --help` explains the rest."]
     return "\n".join(lines)
 
 

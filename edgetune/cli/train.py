@@ -36,7 +36,9 @@ def train(
 def resume(
     job: Job,
     run: Annotated[str, typer.Argument(help="The run's folder, or its name in `edgetune runs`.")],
-    force: Annotated[bool, typer.Option(help="Go on although data, model or versions changed: the result will differ.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Go on although data, model or versions changed: the result will differ.")
+    ] = False,
     backend: Backend = BackendName.auto,
 ) -> None:
     """Continue a run exactly where it stopped."""
@@ -66,7 +68,11 @@ def follower(job: Job, stop: StopSignals) -> Callable[[Event], None]:
 def report(job: Job, finished: RunFinished) -> None:
     """What a run came to: the same facts for people and for programs."""
     out = job.output
-    best = f"held-out loss {finished.valid_loss:.4f} at step {count(finished.best_step)}" if finished.valid_loss is not None else ""
+    best = (
+        f"held-out loss {finished.valid_loss:.4f} at step {count(finished.best_step)}"
+        if finished.valid_loss is not None
+        else ""
+    )
     losses = " · ".join(filter(None, [best, f"training loss {finished.train_loss:.4f}"]))
     pace = f"{rate(finished.tokens_per_second, 'tokens')} · peak {size(finished.peak_bytes)}"
     out.say(Styled("done", "green"), f" {count(finished.steps)} steps in {duration(finished.seconds)} · {pace}")

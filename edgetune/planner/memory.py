@@ -63,9 +63,7 @@ class MemoryPlan:
             if helpful
             else "close other programs, or take a smaller model: no single setting is enough"
         )
-        raise DoesNotFit(
-            f"training needs {size(self.peak_bytes)} of memory, {size(self.usable_bytes)} is usable", hint=hint
-        )
+        raise DoesNotFit(f"training needs {size(self.peak_bytes)} of memory, {size(self.usable_bytes)} is usable", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,7 @@ def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
     if adapter.method == "full":
         return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
     return sum(
-        adapter.rank * (outputs + inputs)
-        for outputs, inputs in adapted_paths(spec, adapter.targets, adapter.layers).values()
+        adapter.rank * (outputs + inputs) for outputs, inputs in adapted_paths(spec, adapter.targets, adapter.layers).values()
     )
 
 

@@ -60,9 +60,7 @@ def measure_speed(workers: int, seconds: float = 0.1) -> Speed:
     source, target = np.ones(1 << 22, np.float32), np.empty(1 << 22, np.float32)
     product = best_time(lambda: np.matmul(a, b), seconds)
     copy = best_time(lambda: np.copyto(target, source), seconds)
-    return Speed(
-        flops=2 * 1024**3 / product, bytes=min(workers, 2) * 2 * source.nbytes / copy
-    )  # two cores fill a laptop's bus
+    return Speed(flops=2 * 1024**3 / product, bytes=min(workers, 2) * 2 * source.nbytes / copy)  # two cores fill a laptop's bus
 
 
 def best_time(action: Callable[[], object], seconds: float) -> float:

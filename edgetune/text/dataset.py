@@ -57,6 +57,24 @@ def load_examples(
     Raises:
         DataError: a file is absent, empty or unusable, more than one row in twenty is bad, or nothing is to be learned.
     """
+    dataset = read_examples(files, tokenizer, template, data, vocab, on_rows)
+    refuse_useless(files, dataset.examples, dataset.problems, dataset.rows)
+    return dataset
+
+
+def read_examples(
+    files: Sequence[Path],
+    tokenizer: Tokenizer | None,
+    template: ChatTemplate | None,
+    data: DataConfig,
+    vocab: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Dataset:
+    """As `load_examples`, however many rows are bad.
+
+    Raises:
+        DataError: a file is absent, empty or unusable.
+    """
     encoder = Encoder(tokenizer, template, data, vocab)
     problems: list[Problem] = []
     rows = 0
@@ -73,7 +91,6 @@ def load_examples(
             on_rows(rows)
 
     found = Examples(examples())
-    refuse_useless(files, found, problems, rows)
     return Dataset(found, problems, rows, fingerprint_of(found))
 
 

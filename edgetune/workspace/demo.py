@@ -61,9 +61,7 @@ class Demo:
         self.model = starter()
         self.rows = self.model / "demo"
         if not (self.model / "model.safetensors").exists():
-            raise ModelError(
-                "has no weights", file=self.model, hint="this installation is incomplete: install it again"
-            )
+            raise ModelError("has no weights", file=self.model, hint="this installation is incomplete: install it again")
         for old in (folder / "run", folder / "exports"):
             if old.exists():
                 discard(old)
@@ -91,7 +89,7 @@ class Demo:
 
     def export(self) -> ExportResult:
         """Merged, converted, quantised, proved on the test rows."""
-        source = source_of(str(self.folder / "run"), None, self.test)
+        source = source_of(str(self.folder / "run"), None, self.test, self.on_event)
         return export(source, KINDS, self.folder / "exports", worker_count(), self.on_event)
 
     def converse(self, gguf: Path) -> list[Turn]:

@@ -13,12 +13,12 @@ from edgetune.events import Event, Progress, RowsLeftOut
 from edgetune.export.held_out import PLAIN_TEXTS, PROMPTS, HeldOut
 from edgetune.export.pipeline import Source
 from edgetune.hardware import worker_count
-from edgetune.hub.library import resolve
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Example, RawRow, load_examples, read_rows
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training.session import base_name, has_tokenizer, read_run_config
 from edgetune.workspace import training
+from edgetune.workspace.models import find_model
 
 OnEvent = Callable[[Event], None]
 HELD_OUT_ROWS = 64  # of a certificate
@@ -47,10 +47,10 @@ def adapter_folder(path: Path) -> Path:
     return path / "adapter"
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, on_event: OnEvent) -> Path:
     """A model by name or folder; of a run that trained a whole model, that model."""
     trained = Path(name) / "model"
-    return trained if (Path(name) / "run.toml").exists() and trained.is_dir() else resolve(name)
+    return trained if (Path(name) / "run.toml").exists() and trained.is_dir() else find_model(name, on_event)
 
 
 # ---- scores ------------------------------------------------------------------------------------------------------------
@@ -66,13 +66,11 @@ def evaluate_rows(
         ModelError, AdapterError, DataError: what is wrong, and where.
     """
     metric = task(task_name) if task_name else None
-    folder = model_folder(model)
+    folder = model_folder(model, on_event)
     opened = open_adapted(folder, adapter_folder(adapter) if adapter else None)
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     template = load_template(folder, tokenizer) if tokenizer else None
-    data = load_examples(
-        list(files), tokenizer, template, DataConfig(train=[], max_tokens=max_tokens), opened.spec.vocab
-    )
+    data = load_examples(list(files), tokenizer, template, DataConfig(train=[], max_tokens=max_tokens), opened.spec.vocab)
     for problem in data.problems:
         on_event(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
     scores = evaluate(opened, data.examples, worker_count())
@@ -114,7 +112,7 @@ def questions_of(files: Sequence[Path]) -> list[Question]:
 # ---- the source of an export -------------------------------------------------------------------------------------------
 
 
-def source_of(name: str, adapter: Path | None, data: Sequence[Path]) -> Source:
+def source_of(name: str, adapter: Path | None, data: Sequence[Path], on_event: OnEvent) -> Source:
     """A run, or a model folder with or without an adapter, and the rows that prove it.
 
     A run brings its validation rows; where it has none, the first rows that it was trained on serve, and the certificate
@@ -126,7 +124,7 @@ def source_of(name: str, adapter: Path | None, data: Sequence[Path]) -> Source:
     """
     run = Path(name)
     if not (run / "run.toml").exists():
-        folder = model_folder(name)
+        folder = model_folder(name, on_event)
         tokenizer = load_tokenizer(folder)
         held_out = from_files(folder, tokenizer, data) if data else plain_rows(tokenizer)
         return Source(base_name(name), folder, adapter_folder(adapter) if adapter else None, held_out)
@@ -137,10 +135,10 @@ def source_of(name: str, adapter: Path | None, data: Sequence[Path]) -> Source:
     if whole and not (run / "model").is_dir():
         raise ConfigError("has no model yet", file=run, hint=f"edgetune resume {run}")
     if data:
-        folder = run / "model" if whole else resolve(config.model)
+        folder = run / "model" if whole else find_model(config.model, on_event)
         held_out = from_files(folder, load_tokenizer(folder), data)
         return Source(base_name(config.model), folder, None if whole else adapter_folder(run), held_out)
-    prepared = training.prepare(config)
+    prepared = training.prepare(config, on_event)
     folder = run / "model" if whole else prepared.folder
     if prepared.tokenizer is None:
         raise ConfigError(
@@ -169,9 +167,9 @@ def with_rows(
     is_held_out: bool,
 ) -> HeldOut:
     """These rows, their texts as the template renders them, and their prompts."""
-    chosen = sorted(examples, key=lambda example: (example.file, example.line))[
-        :: max(1, len(examples) // HELD_OUT_ROWS)
-    ][:HELD_OUT_ROWS]
+    chosen = sorted(examples, key=lambda example: (example.file, example.line))[:: max(1, len(examples) // HELD_OUT_ROWS)][
+        :HELD_OUT_ROWS
+    ]
     wanted = {(example.file, example.line) for example in chosen}
     texts: list[tuple[str, list[int]]] = []
     prompts: list[list[int]] = []

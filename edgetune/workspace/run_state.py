@@ -20,9 +20,7 @@ from edgetune.events import (
     ValidationFinished,
 )
 
-RECENT = (
-    32  # steps that a rate is taken from: enough for a steady median, few enough to follow a machine that slows down
-)
+RECENT = 32  # steps that a rate is taken from: enough for a steady median, few enough to follow a machine that slows down
 Phase = Literal["starting", "training", "paused", "stopped", "finished", "failed"]
 
 

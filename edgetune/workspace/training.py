@@ -6,22 +6,22 @@ from pathlib import Path
 
 from edgetune.config import RunConfig
 from edgetune.events import Event, RunFinished
-from edgetune.hub.library import resolve
 from edgetune.training import session
 from edgetune.training.session import Prepared
+from edgetune.workspace.models import find_model
 from edgetune.workspace.planning import plan_resources
 from edgetune.workspace.runs import new_run_folder
 
 OnEvent = Callable[[Event], None]
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, on_event: OnEvent) -> Prepared:
     """Finds the model and reads the rows of a config.
 
     Raises:
         ModelError, TokenizerError, TemplateError, DataError, ConfigError: what is wrong, and where.
     """
-    return session.prepare(config, resolve(config.model))
+    return session.prepare(config, find_model(config.model, on_event))
 
 
 def train(config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
@@ -32,7 +32,7 @@ def train(config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop
         DoesNotFit, DiskFull: the machine cannot hold it; nothing was started.
         StoppedEarly: asked to stop; everything is saved.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, on_event)
     memory, resources = plan_resources(prepared)
     memory.require_fit()
     folder = folder or new_run_folder(config.model, date.today())
@@ -49,7 +49,7 @@ def resume(folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], for
     """
     if finished := session.finished_run(folder):
         return finished
-    prepared = prepare(session.read_run_config(folder))
+    prepared = prepare(session.read_run_config(folder), on_event)
     memory, resources = plan_resources(prepared, session.workers_of(folder))
     memory.require_fit()
     return session.resume(folder, prepared, resources, on_event, should_stop, force)

@@ -1,0 +1,1 @@
+"""What is trained: low-rank adapters, and the file formats that they travel in."""

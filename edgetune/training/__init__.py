@@ -1,0 +1,1 @@
+"""How it is trained: loss, optimiser, loop, checkpoints."""

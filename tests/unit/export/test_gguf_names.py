@@ -1,0 +1,126 @@
+"""Every tensor and number gets llama.cpp's name, and what its graph cannot compute is refused by name."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgetune.architecture.spec import ModelSpec
+from edgetune.backend.rope import Rope
+from edgetune.errors import ModelError, UnsupportedFamily
+from edgetune.export.gguf_names import hyperparameters, interleave, named_tensors, rope_divisors
+
+SPEC = ModelSpec(
+    family="llama",
+    vocab=320,
+    dim=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    hidden=96,
+    norm_eps=1e-5,
+    tied=False,
+    max_positions=256,
+    rope=Rope(16, max_positions=256, original_positions=256),
+    windows=(None, None),
+)
+QWEN3 = replace(SPEC, family="qwen3", query_key_norm=True)
+LLAMA3 = Rope(16, kind="llama3", factor=8, original_positions=64, low_freq_factor=1, high_freq_factor=4)
+
+
+def names(spec: ModelSpec) -> set[str]:
+    return {tensor.name for tensor in named_tensors(spec)}
+
+
+def test_a_llama_in_llama_cpps_names() -> None:
+    kinds = "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down attn_norm ffn_norm".split()
+    blocks = {f"blk.{layer}.{kind}.weight" for layer in range(2) for kind in kinds}
+    assert names(SPEC) == blocks | {"token_embd.weight", "output_norm.weight", "output.weight"}
+
+
+def test_a_tied_head_is_not_written_twice() -> None:
+    assert names(SPEC) - names(replace(SPEC, tied=True)) == {"output.weight"}
+
+
+def test_biases_and_head_norms() -> None:
+    biased = names(replace(SPEC, qkv_bias=True, output_bias=True, mlp_bias=True))
+    assert {"blk.1.attn_k.bias", "blk.1.attn_output.bias", "blk.1.ffn_down.bias"} <= biased
+    assert {"blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"} <= names(QWEN3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "missing"),
+    [
+        (replace(QWEN3, output_bias=True, qkv_bias=True), "bias on the attention's output"),
+        (replace(SPEC, family="qwen2", head_dim=32, rope=Rope(32)), "heads of 32"),
+        (replace(SPEC, family="qwen2", mlp_bias=True), "biases in the MLP"),
+        (replace(SPEC, rope=Rope(8)), "rotation of 8 of 16 dimensions"),
+        (replace(QWEN3, rope=LLAMA3), "llama3 rotation"),
+        (replace(SPEC, rope=Rope(16, kind="yarn", factor=4, original_positions=64, beta_fast=16)), "yarn rotation"),
+        (replace(SPEC, rope=Rope(16, kind="yarn", factor=4, original_positions=64, truncate=False)), "yarn rotation"),
+        (replace(SPEC, rope=Rope(16, kind="longrope", short_factor=(1.0,) * 8, long_factor=(2.0,) * 8)), "longrope rotation"),
+    ],
+)
+def test_what_the_graph_lacks_is_refused_by_name(spec: ModelSpec, missing: str) -> None:
+    with pytest.raises(ModelError, match=f"llama.cpp's {'llama' if spec.family == 'llama' else spec.family} graph has no .*{missing}"):
+        hyperparameters(spec)
+    with pytest.raises(ModelError, match=missing):
+        named_tensors(spec)
+
+
+def test_a_family_without_an_entry_is_refused_with_the_list() -> None:
+    with pytest.raises(UnsupportedFamily, match="mamba") as caught:
+        hyperparameters(replace(SPEC, family="mamba"))
+    assert "qwen3" in caught.value.hint
+
+
+def test_the_numbers() -> None:
+    assert hyperparameters(SPEC) == {
+        "llama.block_count": 2,
+        "llama.context_length": 256,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 96,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 16,
+        "llama.attention.value_length": 16,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 10_000.0,
+        "llama.vocab_size": 320,
+        "llama.rope.dimension_count": 16,
+    }
+    assert "qwen3.attention.key_length" in hyperparameters(QWEN3)
+    assert "qwen3.vocab_size" not in hyperparameters(QWEN3)
+
+
+def test_the_context_ends_with_the_window_that_the_graph_does_not_see() -> None:
+    windowed = hyperparameters(replace(SPEC, family="mistral", windows=(None, 48)))
+    assert windowed["llama.context_length"] == 48
+
+
+def test_linear_and_yarn_scaling() -> None:
+    linear = hyperparameters(replace(SPEC, rope=Rope(16, kind="linear", factor=4)))
+    assert (linear["llama.rope.scaling.type"], linear["llama.rope.scaling.factor"]) == ("linear", 4)
+    papers = 0.1 * np.log(4) + 1
+    yarn = Rope(16, kind="yarn", factor=4, original_positions=64, scale=papers)
+    keys = hyperparameters(replace(SPEC, rope=yarn))
+    assert keys["llama.rope.scaling.original_context_length"] == 64
+    assert "llama.rope.scaling.attn_factor" not in keys
+    own = hyperparameters(replace(SPEC, rope=replace(yarn, scale=1.0)))
+    assert own["llama.rope.scaling.attn_factor"] == pytest.approx(1 / papers)
+
+
+def test_llama3s_divisors_are_one_for_fast_pairs_and_the_factor_for_slow_ones() -> None:
+    divisors = rope_divisors(LLAMA3)
+    assert divisors is not None
+    assert divisors.dtype == np.float32
+    assert (divisors[0], divisors[-1]) == (1, 8)
+    assert np.all(np.diff(divisors) >= 0)
+    assert rope_divisors(Rope(16)) is None
+
+
+def test_interleaving_makes_the_halves_neighbours() -> None:
+    rows = np.arange(2 * 6).reshape(12, 1)  # two heads of six
+    assert interleave(rows, 6).ravel().tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    assert interleave(np.arange(6), 6).tolist() == [0, 3, 1, 4, 2, 5]

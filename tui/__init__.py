@@ -1,0 +1,1 @@
+"""The terminal app. It never imports training or export: those run as child jobs, through the command line."""
