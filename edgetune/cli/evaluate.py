@@ -26,9 +26,8 @@ def evaluate(
 
     result = evaluate_rows(model, adapter, data, task, max_tokens, job.event)
     scores, out = result.scores, job.output
-    out.say(
-        f"loss {scores.loss:.4f} · perplexity {scores.perplexity:.2f} · {count(scores.tokens)} tokens of {count(len(scores.rows))} rows"
-    )
+    tokens = f"{count(scores.tokens)} tokens of {count(len(scores.rows))} rows"
+    out.say(f"loss {scores.loss:.4f} · perplexity {scores.perplexity:.2f} · {tokens}")
     for name, value in result.metrics.items():
         out.say(f"{name} {value:.3f}")
     for answer in [answer for answer in result.answers if answer.reply.strip() != answer.reference.strip()][:5]:

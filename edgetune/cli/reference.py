@@ -1,13 +1,16 @@
-"""The commands as the README lists them, made from their own help: `python -m edgetune.cli.reference`."""
+"""Commands and config as the README lists them, made from the code itself: `python -m edgetune.cli.reference`."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import typer.main
 
 from edgetune.cli.main import app
 from edgetune.cli.output import Output
+from edgetune.config import RunConfig, toml_value
 
+EXAMPLES = {"model": '"HuggingFaceTB/SmolLM2-135M-Instruct"', "train": '["train.jsonl"]'}
 SHARED = {"as_json", "events", "offline", "backend", "help"}
 
 
@@ -37,5 +40,30 @@ def usage_of(parameter: Any) -> str:
     return shown if parameter.required else f"[{shown}]"
 
 
+def config_reference() -> str:
+    """A TOML file with every key, its default and what it means."""
+    lines: list[str] = []
+    for field in msgspec.inspect.type_info(RunConfig).fields:  # pyright: ignore[reportAttributeAccessIssue]
+        kind = field.type
+        if isinstance(kind, msgspec.inspect.StructType):
+            lines += ["", f"[{field.name}]", *(key_line(each) for each in kind.fields)]
+        else:
+            lines.append(key_line(field))
+    return "\n".join(lines)
+
+
+def key_line(field: msgspec.inspect.Field) -> str:
+    """One key: its default, or its type in angle brackets where it must be given, and its description."""
+    default = field.default if field.default is not msgspec.NODEFAULT else None
+    if field.default_factory is not msgspec.NODEFAULT:
+        default = field.default_factory()
+    shown = toml_value(default) if default is not None else EXAMPLES[field.name]
+    kind, meaning = field.type, ""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        meaning, kind = (kind.extra_json_schema or {}).get("description", ""), kind.type
+    choices = f"{' | '.join(map(str, kind.values))}: " if isinstance(kind, msgspec.inspect.LiteralType) else ""
+    return f"{f'{field.name} = {shown}':<34} # {choices}{meaning}"
+
+
 if __name__ == "__main__":
-    Output().say(reference())
+    Output().say(f"{reference()}\n\n{config_reference()}")

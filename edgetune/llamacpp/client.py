@@ -24,14 +24,16 @@ STEP_SECONDS = 900.0
 STOP_SECONDS = 20.0
 HEADER = struct.Struct("<4sIQQ")
 SMALLEST_KEY, SMALLEST_TENSOR = 13, 24
+SMALL_BYTES = 50_000_000
+"""Of smaller models the threads mostly wait for each other: one is as fast, and leaves the other cores alone."""
 Kind = TypeVar("Kind", bound=AnyReply)
 
 
 class LlamaChild:
     """A GGUF, open in a process of its own until `close`, the end of a `with`, or the end of this process.
 
-    `context` 0 is the model's own, at most 4096; `threads` None is one for each physical core; `gpu_layers` None is all
-    of them where there is a GPU. Only `stop` may be called from another thread or a signal handler.
+    `context` 0 is the model's own, at most 4096; `threads` None is one for each physical core, for small models just one;
+    `gpu_layers` None is all of them where there is a GPU. Only `stop` may be called from another thread or a signal handler.
 
     Raises:
         ModelError: it is no GGUF file.
@@ -53,7 +55,7 @@ class LlamaChild:
         load = protocol.Load(
             gguf=os.fsencode(gguf.absolute()),
             context=context,
-            threads=threads or worker_count(),
+            threads=threads or (worker_count() if gguf.stat().st_size > SMALL_BYTES else 1),
             vocab_only=vocab_only,
             gpu_layers=gpu_layers,
             cache_type=cache_type,

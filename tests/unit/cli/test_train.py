@@ -22,10 +22,9 @@ FACTS = {"run", "adapter", "steps", "tokens", "train_loss", "valid_loss", "token
 def config(tiny_model: Path, rows: Path, tmp_path: Path) -> Path:
     """A run of a few quick steps."""
     file = tmp_path / "run.toml"
-    file.write_text(
-        f'model = "{tiny_model}"\n[data]\ntrain = ["{rows.name}"]\nvalid = 0.2\nmax_tokens = 64\n'
-        "[adapter]\nrank = 2\n[training]\nsteps = 6\nbatch = 2\naccumulate = 1\nrate = 1e-2\n[checks]\neval_every = 3\nsave_every = 2\n"
-    )
+    data = f'model = "{tiny_model}"\n[data]\ntrain = ["{rows.name}"]\nvalid = 0.2\nmax_tokens = 64\n'
+    training = "[adapter]\nrank = 2\n[training]\nsteps = 6\nbatch = 2\naccumulate = 1\nrate = 1e-2\n"
+    file.write_text(data + training + "[checks]\neval_every = 3\nsave_every = 2\n")
     return file
 
 
