@@ -239,12 +239,15 @@ def safe_join(folder: Path, inside: str) -> Path:
 
 
 def clean(text: str) -> str:
-    """Text that is safe on a terminal: control and bidirectional characters are shown as escapes, new lines and tabs stay."""
+    """Text that is safe on a terminal: control and bidirectional characters are shown as escapes, new lines and tabs stay.
+
+    So are the halves of surrogate pairs, which no terminal's encoding has.
+    """
     return "".join(
         f"\\x{ord(c):02x}"
         if (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0
         else f"\\u{ord(c):04x}"
-        if c in BIDI
+        if c in BIDI or "\ud800" <= c <= "\udfff"
         else c
         for c in text
     )

@@ -71,9 +71,7 @@ def adapted_paths(spec: ModelSpec, targets: Iterable[LinearKind], layers: Any) -
     """
     count = spec.layers if layers == "all" else int(layers)
     if count > spec.layers:
-        raise AdapterError(
-            f"adapter.layers is {count}, the model has {spec.layers}", hint=f'use "all" or 1 to {spec.layers}'
-        )
+        raise AdapterError(f"adapter.layers is {count}, the model has {spec.layers}", hint=f'use "all" or 1 to {spec.layers}')
     kinds = set(targets)
     return {
         spec.module_path(layer, kind): spec.linear_shape(kind)
@@ -109,9 +107,7 @@ def check_fits(adapter: LoraAdapter, spec: ModelSpec) -> None:
     known = adapted_paths(spec, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "all")
     for path, factors in adapter.factors.items():
         made_for = (
-            f"the adapter was made for {adapter.base_model}"
-            if adapter.base_model
-            else "use the base that it was trained on"
+            f"the adapter was made for {adapter.base_model}" if adapter.base_model else "use the base that it was trained on"
         )
         if path not in known:
             raise AdapterError(f"the model has no module {path}, which the adapter changes", hint=made_for)

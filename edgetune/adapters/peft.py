@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from edgetune.files import clean
 
 PREFIX = "base_model.model."
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_LIMIT = 4_000_000  # bytes
+MODULES, LARGEST_ALPHA = 10_000, 1e9  # more than any adapter has
+# Plain names, the simplest wildcards, and one group of alternatives: nothing that can take a matcher long.
+PATTERN = re.compile(r"\^?(?:[\w.|*+-]|\\[.dw]|\[[\w-]+\]|\((?:\?:)?(?:[\w.|-]|\\[.dw])+\)(?![*+]))+\$?")
+WILDCARDS, WILD_PATTERNS = 2, 8  # repetitions in one pattern, and patterns that have any
 # Each may be present with a value that means "not used"; any other value is a feature that changes the arithmetic.
 UNUSED_IF = {
     "peft_type": ("LORA",),
@@ -56,39 +61,36 @@ def read_peft(folder: Path) -> LoraAdapter:
         AdapterError: a file is absent or damaged, the adapter is pickled, or it uses a feature that we do not implement.
     """
     config = read_config(folder)
+    ranks, alphas = (read_patterns(config, key, folder / CONFIG_FILE) for key in ("rank_pattern", "alpha_pattern"))
     file = folder / WEIGHTS_FILE
     if not file.exists():
         if (folder / "adapter_model.bin").exists():
-            raise AdapterError(
-                "is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors"
-            )
+            raise AdapterError("is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors")
         raise AdapterError(f"has no {WEIGHTS_FILE}", file=folder, hint="is this an adapter folder, and complete?")
     arrays = load_arrays(file, AdapterError)
+    if len(arrays) > 2 * MODULES:
+        raise AdapterError(f"holds {len(arrays)} tensors", file=file, hint="the file is damaged, or no adapter of a decoder")
     factors: dict[str, LoraFactors] = {}
     for key in arrays:
-        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
+        match = re.fullmatch(r"base_model\.model\.(\w{1,60}(?:\.\w{1,60}){0,9})\.lora_([AB])\.weight", key)
         if match is None:
-            if not re.fullmatch(r"base_model\.model\.(.+)\.lora_B\.weight", key):
-                raise AdapterError(
-                    f"holds {key}, a kind of update that is not supported",
-                    file=file,
-                    hint="supported: LoRA on linear layers",
-                )
+            message = f"holds {key[:100]}, a kind of update that is not supported"
+            raise AdapterError(message, file=file, hint="supported: LoRA on linear layers")
+        if match[2] == "B":
             continue
         path = match[1]
         a, b = arrays[key], arrays.get(f"{PREFIX}{path}.lora_B.weight")
         if a.ndim != 2 or b is None or b.ndim != 2 or b.shape[1] != a.shape[0]:
-            raise AdapterError(
-                f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged"
-            )
-        factors[path] = LoraFactors(a, b, module_scale(config, path, a.shape[0], file))
+            raise AdapterError(f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged")
+        said = first_match(ranks, path, config.get("r")), first_match(alphas, path, config.get("lora_alpha"))
+        factors[path] = LoraFactors(a, b, module_scale(path, *said, len(a), bool(config.get("use_rslora")), file))
     if not factors or len(arrays) != 2 * len(factors):
         raise AdapterError("holds no adapter, or half of one", file=file, hint="the file is damaged")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise AdapterError("holds numbers that are not finite", file=file, hint="the training that made it diverged")
     return LoraAdapter(
         factors,
-        clean(str(config.get("base_model_name_or_path") or "")),
+        clean(str(config.get("base_model_name_or_path") or ""))[:200],
         float(config.get("lora_dropout") or 0),
         bool(config.get("use_rslora")),
     )
@@ -97,12 +99,12 @@ def read_peft(folder: Path) -> LoraAdapter:
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, with every feature that we do not implement refused."""
     file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise AdapterError(f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run")
     try:
+        if file.stat().st_size > CONFIG_LIMIT:
+            raise ValueError("too large")
         config = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise AdapterError(
-            f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run"
-        ) from None
     except (OSError, ValueError, RecursionError):
         raise AdapterError("is not readable JSON", file=file, hint="get the adapter again") from None
     if not isinstance(config, dict):
@@ -116,51 +118,58 @@ def read_config(folder: Path) -> dict[str, Any]:
                 file=file,
                 hint="supported: LoRA on linear layers, rsLoRA, ranks and alphas per module",
             )
+    dropout = config.get("lora_dropout") or 0
+    if type(dropout) not in (int, float) or not 0 <= dropout <= 1:
+        raise AdapterError(f"lora_dropout is {clean(str(dropout))[:60]}", file=file, hint="get the adapter again")
+    if config.get("use_rslora") not in (None, False, True):
+        raise AdapterError(f"use_rslora is {clean(str(config['use_rslora']))[:60]}", file=file, hint="get the adapter again")
     return config
 
 
-def module_scale(config: Mapping[str, Any], path: str, rank: int, file: Path) -> float:
-    """A module's scale, by PEFT's rule: the first pattern that ends the path wins.
+def read_patterns(config: Mapping[str, Any], key: str, file: Path) -> list[tuple[re.Pattern[str], Any]]:
+    """PEFT's patterns for the ends of module paths, in their order, each with the rank or alpha that it gives.
+
+    A pattern is a regular expression that anybody may have written: only what cannot run for long is taken.
 
     Raises:
-        AdapterError: a rank or alpha is not a positive finite number, or the rank is not the tensor's.
+        AdapterError: there is no table of them, or one that is not taken.
     """
+    given = config.get(key) or {}
+    if not isinstance(given, dict):
+        raise AdapterError(f"{key} is not a table", file=file, hint="get the adapter again")
+    wild = [pattern for pattern in given if "*" in pattern or "+" in pattern]
+    patterns: list[tuple[re.Pattern[str], Any]] = []
+    for pattern, value in given.items():
+        simple = len(pattern) <= 200 and PATTERN.fullmatch(pattern) and pattern.count("(") <= 1
+        if not simple or pattern.count("*") + pattern.count("+") > WILDCARDS or len(wild) > WILD_PATTERNS:
+            message = f"{key} has {clean(pattern)[:60]!r}, which is not supported"
+            raise AdapterError(message, file=file, hint="use plain module names")
+        try:
+            patterns.append((re.compile(rf"(.*\.)?({pattern})$"), value))
+        except re.error as error:
+            message = f"{key} has {clean(pattern)[:60]!r}: {error}"
+            raise AdapterError(message, file=file, hint="use plain module names") from None
+    return patterns
 
-    def own(pattern_key: str, default: Any) -> Any:
-        patterns = config.get(pattern_key) or {}
-        if not isinstance(patterns, dict):
-            raise AdapterError(f"{pattern_key} is not a table", file=file, hint="get the adapter again")
-        return next((value for pattern, value in patterns.items() if pattern_ends(pattern, path)), default)
 
-    said, alpha = own("rank_pattern", config.get("r")), own("alpha_pattern", config.get("lora_alpha"))
-    number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha > 0
-    if not number or said != rank or rank < 1:
+def first_match(patterns: Sequence[tuple[re.Pattern[str], Any]], path: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern that ends the path wins."""
+    return next((value for pattern, value in patterns if pattern.match(path)), default)
+
+
+def module_scale(path: str, said: Any, alpha: Any, rank: int, rslora: bool, file: Path) -> float:
+    """A module's scale, from the rank and alpha that the config says it has.
+
+    Raises:
+        AdapterError: they are no positive finite numbers, or the rank is not the tensor's.
+    """
+    if type(alpha) not in (int, float) or not 0 < alpha < LARGEST_ALPHA or said != rank or rank < 1:
         raise AdapterError(
-            f"{path}: rank {clean(str(said))}, alpha {clean(str(alpha))}, tensor of rank {rank}",
+            f"{path}: rank {clean(str(said))[:60]}, alpha {clean(str(alpha))[:60]}, tensor of rank {rank}",
             file=file,
             hint="the config does not belong to these weights",
         )
-    return scale_of(float(alpha), rank, bool(config.get("use_rslora")))
-
-
-def pattern_ends(pattern: str, path: str) -> bool:
-    """PEFT's match of a pattern: it is a regular expression over the end of a module path.
-
-    Only the characters of module paths and the simplest wildcards are taken, so that a hostile pattern cannot run for hours.
-    """
-    if (
-        not re.fullmatch(r"[\w.^$|()\[\]\\+*?-]{1,200}", pattern)
-        or re.search(r"[+*][)\]]*[+*]", pattern)
-        or pattern.count("*") + pattern.count("+") > 3
-    ):
-        raise AdapterError(
-            f"the pattern {clean(pattern)[:60]!r} is not supported",
-            hint="use plain module names in rank_pattern and alpha_pattern",
-        )
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", path) is not None
-    except re.error:
-        raise AdapterError(f"the pattern {clean(pattern)[:60]!r} is not a regular expression") from None
+    return scale_of(float(alpha), rank, rslora)
 
 
 def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None:
@@ -169,16 +178,13 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
     Modules of one rank and scale need no patterns; others are named. A local path of the base is not written down: it would
     tell who trained where.
     """
-    (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[
-        0
-    ]
-    others = {
-        path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)
-    }
+    (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[0]
+    others = {path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)}
+    base = base_model or adapter.base_model
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model or adapter.base_model,
+        "base_model_name_or_path": Path(base).name if base.startswith(("/", "~", ".")) else base,
         "revision": None,
         "r": rank,
         "lora_alpha": alpha_of(scale, rank, adapter.rslora),
@@ -193,9 +199,7 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         "use_rslora": adapter.rslora,
         "use_dora": False,
         "rank_pattern": {path: len(factors.a) for path, factors in others.items()},
-        "alpha_pattern": {
-            path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()
-        },
+        "alpha_pattern": {path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()},
         "modules_to_save": None,
     }
     arrays = {f"{PREFIX}{name}.weight": array for name, array in adapter.trained_arrays().items()}

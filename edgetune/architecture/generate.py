@@ -14,6 +14,7 @@ from edgetune.architecture.transformer import Model
 from edgetune.backend.numpy_ops import QUERIES, NumpyOps, blocks, rotation, scores
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import HeadShape, Joint, Row, Spans
+from edgetune.errors import DataError
 
 
 class Sampling(NamedTuple):
@@ -68,9 +69,7 @@ class CachedOps(NumpyOps):
             for rows in blocks(time, QUERIES):
                 last = self.position + rows.stop
                 first = max(0, self.position + rows.start + 1 - window) if window else 0
-                p, _ = scores(
-                    q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap
-                )
+                p, _ = scores(q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap)
                 p -= p.max(-1, keepdims=True)
                 np.exp(p, out=p)
                 p /= p.sum(-1, keepdims=True)
@@ -92,7 +91,13 @@ class Generator:
     def stream(
         self, ids: Sequence[int], *, max_tokens: int, sampling: Sampling | None = None, end_ids: Collection[int] = ()
     ) -> Iterator[int]:
-        """Yields the tokens that follow `ids`, up to `max_tokens`; one of `end_ids` ends it and is not given."""
+        """Yields the tokens that follow `ids`, up to `max_tokens`; one of `end_ids` ends it and is not given.
+
+        Raises:
+            DataError: there is no token to begin with.
+        """
+        if not len(ids):
+            raise DataError("the prompt has no token, and the model has none to begin with", hint="write something")
         sampling = sampling or Sampling()
         random = np.random.default_rng(sampling.seed)
         ops = CachedOps(self.parameters, self.weights)

@@ -44,12 +44,13 @@ def load_model(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> M
 
 
 def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
-    """Every tensor that the spec names must be there, in its shape.
+    """Every tensor that the spec names must be there, in its shape, and no layer may hold more: it would be left out.
 
     Raises:
-        ModelError: one is missing or of another shape; vocabulary and embedding that disagree are named as such.
+        ModelError: one is missing, of another shape, or too many; vocabulary and embedding that disagree are named as such.
     """
-    for name, shape in parameter_shapes(spec).items():
+    shapes = parameter_shapes(spec)
+    for name, shape in shapes.items():
         info = weights.tensors.get(name)
         if info is None:
             raise ModelError(f"has no tensor {name}", file=folder, hint="the weights do not belong to this config.json")
@@ -57,9 +58,12 @@ def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
             if name in ("model.embed_tokens.weight", "lm_head.weight"):
                 message = f"config.json says {spec.vocab} tokens of {spec.dim}, {name} is {info.shape}"
                 raise ModelError(message, file=folder, hint="the weights do not belong to this config.json")
-            raise ModelError(
-                f"{name} is {info.shape}, config.json says {shape}", file=folder, hint="get the model again"
-            )
+            raise ModelError(f"{name} is {info.shape}, config.json says {shape}", file=folder, hint="get the model again")
+    for name in sorted(weights.tensors.keys() - shapes.keys()):
+        # Old checkpoints store the rotation's frequencies, which follow from config.json.
+        if name.startswith("model.layers.") and ".rotary_emb." not in name:
+            message = f"holds {name[:100]}, of which config.json does not know"
+            raise ModelError(message, file=folder, hint="the weights do not belong to this config.json")
 
 
 @lru_cache(maxsize=4)
@@ -131,9 +135,7 @@ def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear
         return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapters.get(path))
     assert source.folder is not None
     has_bias = bias in parameter_shapes(source.spec)
-    return Linear(
-        path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path)
-    )
+    return Linear(path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
 
 
 def joint(source: Source, parts: list[Linear]) -> Joint:
@@ -156,7 +158,7 @@ def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Pa
     """Every parameter as a float32 array that training may change: copied from a folder, or drawn anew where there is none.
 
     Drawn weights are normal with deviation 0.02, those that write to the stream divided by sqrt(2 layers) (GPT-2's rule);
-    norms are one and biases zero. Each depends on the seed and its name alone.
+    norms are one and biases zero. Each depends on the seed and its place among the parameters alone.
     """
     parameters: Parameters = {}
     shapes = parameter_shapes(spec)

@@ -36,17 +36,17 @@ def both_forms(config: dict[str, Any]) -> dict[str, Any]:
 
     Tools that know only one form would silently run with another rope.
     """
-    parameters = config.get("rope_parameters")
-    if not isinstance(parameters, dict):
-        scaling = config.get("rope_scaling") or {}
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        theta = config.get("rope_theta", 10_000.0)
-        return {**config, "rope_theta": theta, "rope_parameters": {**scaling, "rope_type": kind, "rope_theta": theta}}
-    if "rope_theta" not in parameters:
-        return config  # one set for each kind of layer: the older form has no place for it
-    scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
-    plain = scaling.get("rope_type", "default") == "default"
-    return {**config, "rope_theta": parameters["rope_theta"], "rope_scaling": None if plain else scaling}
+    config = {key: value for key, value in config.items() if key != "_name_or_path"}  # a path on somebody's machine
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = given.get("rope_type") or given.get("type") or "default"
+    theta = given.get("rope_theta") or config.get("rope_theta") or 10_000.0
+    scaling = {**{key: value for key, value in given.items() if key not in ("rope_theta", "type")}, "rope_type": kind}
+    return {
+        **config,
+        "rope_theta": theta,
+        "rope_scaling": None if kind == "default" else scaling,
+        "rope_parameters": {**scaling, "rope_theta": theta},
+    }
 
 
 def write_arrays(

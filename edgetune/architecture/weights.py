@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.architecture.shards import check_index, shards, whole_weights
 from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain
 from edgetune.errors import InputError, ModelError
-from edgetune.files import clean, safe_join
+from edgetune.files import clean
 
 HEADER_LIMIT = 25_000_000  # bytes; the hub's own limit
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes of one sample of a file, and how many are taken
@@ -61,15 +62,15 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
             we do not read.
     """
     again = "the file is damaged: get it again"
+    if file.exists() and not file.is_file():
+        raise reject("is not a file", file=file, hint="is the folder complete?")
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
             prefix = opened.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-                raise reject(
-                    f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again
-                )
+                raise reject(f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again)
             header = json.loads(opened.read(length))
     except OSError as error:
         raise reject(f"cannot be read: {error.strerror}", file=file, hint="is the folder complete?") from None
@@ -83,7 +84,7 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
     try:
         tensors = {clean(name): tensor_info(entry, file, 8 + length) for name, entry in header.items()}
     except (TypeError, KeyError, ValueError) as error:
-        raise reject(f"a tensor's entry is wrong: {clean(str(error))}", file=file, hint=again) from None
+        raise reject(f"a tensor's entry is wrong: {clean(str(error))[:200]}", file=file, hint=again) from None
     end = 8 + length
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.stop)):
         if info.start != end:
@@ -100,9 +101,7 @@ def tensor_info(entry: Any, file: Path, data: int) -> TensorInfo:
     if dtype not in ITEM_SIZES:
         known = "this version reads F32, F16 and BF16" if dtype in OTHER_TYPES else "unknown"
         raise ValueError(f"type {dtype!s} ({known})")
-    whole = all(
-        isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop)
-    )
+    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop))
     if not whole or len(shape) > 8 or stop - start != math.prod(shape) * ITEM_SIZES[dtype]:
         raise ValueError(f"shape {shape} does not fill bytes {start} to {stop}")
     return TensorInfo(dtype, shape, file, data + start, data + stop)
@@ -119,17 +118,16 @@ class WeightFolder:
         self.folder = folder
         self.tensors: dict[str, TensorInfo] = {}
         index = folder / "model.safetensors.index.json"
-        for file in shards(index) if index.exists() else [whole_weights(folder)]:
+        is_sharded = index.exists() and not (folder / "model.safetensors").exists()  # transformers, too, takes one file first
+        for file in shards(index) if is_sharded else [whole_weights(folder)]:
             tensors, _ = read_header(file)
             twice = self.tensors.keys() & tensors.keys()
             if twice:
-                raise ModelError(
-                    f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again"
-                )
+                raise ModelError(f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again")
             self.tensors |= tensors
         self.maps: dict[Path, NDArray[np.uint8]] = {}
-        if index.exists():
-            check_index(index, self.tensors)
+        if is_sharded:
+            check_index(index, {name: info.file for name, info in self.tensors.items()})
 
     @property
     def stored_bytes(self) -> int:
@@ -157,9 +155,7 @@ class WeightFolder:
         """
         info = self.tensors.get(name)
         if info is None:
-            raise ModelError(
-                f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json"
-            )
+            raise ModelError(f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json")
         if info.file not in self.maps:
             self.maps[info.file] = np.memmap(info.file, np.uint8, "r")
         # A header's length need not be a multiple of the item size, and views need not be aligned.
@@ -174,52 +170,6 @@ class WeightFolder:
         """A matrix that stays in its stored precision and on the disk until its rows are read."""
         raw = self.raw(name)
         return BFloat16(raw) if raw.dtype == np.uint16 else Plain(raw)
-
-
-def whole_weights(folder: Path) -> Path:
-    """model.safetensors, or the reason why there is none."""
-    file = folder / "model.safetensors"
-    if file.exists():
-        return file
-    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"), *folder.glob("*.ckpt")]):
-        raise ModelError(
-            f"holds only pickled weights ({clean(pickled[0].name)}), which can run code",
-            file=folder,
-            hint="get its safetensors form",
-        )
-    raise ModelError(
-        "holds no model.safetensors", file=folder, hint="is this a Hugging Face model folder, and complete?"
-    )
-
-
-def shards(index: Path) -> list[Path]:
-    """The files that an index names, all of them there."""
-    weight_map = read_index(index)
-    files = [safe_join(index.parent, name) for name in sorted(set(weight_map.values()))]
-    for file in files:
-        if not file.exists():
-            raise ModelError(f"names the shard {file.name}, which is missing", file=index, hint="get the model again")
-    return files
-
-
-def read_index(index: Path) -> dict[str, str]:
-    """tensor -> file, from the JSON of an index."""
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError("is not a readable index of shards", file=index, hint="get the model again") from None
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ModelError("its weight_map is not a table of names", file=index, hint="get the model again")
-    return weight_map
-
-
-def check_index(index: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """An index must name just what its shards hold, where they hold it."""
-    for name, file in read_index(index).items():
-        if name not in tensors or tensors[name].file != safe_join(index.parent, file):
-            raise ModelError(
-                f"names {clean(name)} in {clean(file)}, which does not hold it", file=index, hint="get the model again"
-            )
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -268,9 +218,7 @@ def save_safetensors(
                 opened.write(np.ascontiguousarray(piece).data)
 
 
-def save_arrays(
-    file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None) -> None:
     """Writes float32 arrays."""
     save_safetensors(
         file,
@@ -287,9 +235,10 @@ def load_arrays(file: Path, reject: type[InputError] = ModelError) -> dict[str, 
         ModelError, or the class given as `reject`: the file is damaged.
     """
     tensors, _ = read_header(file, reject)
-    content = file.read_bytes()
     arrays: dict[str, NDArray[np.float32]] = {}
-    for name, info in tensors.items():
-        raw: NDArray[Any] = np.frombuffer(content[info.start : info.stop], STORED[info.dtype]).reshape(info.shape)
-        arrays[name] = from_bfloat16(raw) if info.dtype == "BF16" else raw.astype(np.float32)
+    with file.open("rb") as opened:
+        for name, info in tensors.items():
+            opened.seek(info.start)
+            raw: NDArray[Any] = np.fromfile(opened, STORED[info.dtype], math.prod(info.shape)).reshape(info.shape)
+            arrays[name] = from_bfloat16(raw) if info.dtype == "BF16" else raw.astype(np.float32, copy=False)
     return arrays

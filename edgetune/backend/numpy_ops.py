@@ -195,7 +195,7 @@ class NumpyOps:
         """0 or 1 / (1 - dropout) for each entry of h, from the key and the layer's name alone (arXiv:1207.0580)."""
         assert part.adapter is not None
         key = np.array([self.dropout_key.seed, self.dropout_key.step << 32 | self.dropout_key.row], np.uint64)
-        random = np.random.Generator(np.random.Philox(key=key, counter=crc32(part.name.encode())))
+        random = np.random.Generator(np.random.Philox(key=key, counter=crc32(part.name.encode()) << 64))
         kept = random.random(h.shape, np.float32) >= part.adapter.dropout
         return kept * self.dtype(1 / (1 - part.adapter.dropout))
 
@@ -413,7 +413,7 @@ class NumpyOps:
 
 
 class Walk(NamedTuple):
-    """What a walk over the vocabulary gives: (kept, 1) log of the sum of exp, (kept,) the target's logit, (kept, dim) gradient."""
+    """What a walk over the vocabulary gives: (kept, 1) log-sum-exp, (kept,) the target's logit, (kept, dim) gradient."""
 
     log_total: Floats
     right_logit: Floats

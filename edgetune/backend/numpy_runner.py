@@ -56,7 +56,9 @@ class NumpyRunner:
         shares = shared_out([len(row.tokens) for row in rows], len(self.workers))
 
         def work(ops: NumpyOps, share: list[int]) -> list[tuple[int, Result]]:
-            return [(index, play(ops, index, rows[index])) for index in share]
+            # A training that diverges is found by its loss and its gradient, not by warnings. NumPy asks this of every thread.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return [(index, play(ops, index, rows[index])) for index in share]
 
         # The workers are the threads. Only where rows are fewer does BLAS get the cores left over.
         with self.blas.limit(limits=max(1, len(self.workers) // max(1, len(rows))), user_api="blas"):

@@ -72,7 +72,6 @@ def chat(
 def opened(job: Job, source: "Source", system: str, context: int) -> "Conversation":
     """The conversation, ready. Where llama.cpp dies of a GGUF, its header may tell a person why."""
     from edgetune.chat.source import open_conversation
-    from edgetune.export.gguf_header import check_gguf, read_gguf_header
 
     def loaded(share: float) -> None:
         job.event(Progress(stage="opening the model", done=round(100 * share), total=100, unit="%"))
@@ -81,6 +80,8 @@ def opened(job: Job, source: "Source", system: str, context: int) -> "Conversati
         return open_conversation(source, system=system, context=context, on_progress=loaded)
     except ChildFailed:
         if source.gguf:
+            from edgetune.export.gguf_header import check_gguf, read_gguf_header
+
             check_gguf(read_gguf_header(source.gguf))
         raise
 

@@ -70,14 +70,11 @@ def tell_pairs(output: Output, report: "DataReport") -> None:
     """Rows that repeat others, counted, with examples of those that matter most."""
     if not report.pairs:
         return
-    repeated = f"{count(report.exact_duplicates)} rows repeat another, {count(report.near_duplicates)} nearly do"
-    output.say(Styled("repeated: ", "yellow"), repeated)
+    repeated = f"{count(report.exact_duplicates)} exactly, {count(report.near_duplicates)} nearly"
+    output.say(Styled("rows that repeat another: ", "yellow"), repeated)
     leaks = [pair for pair in report.pairs if pair.leak]
     if leaks:
-        output.say(
-            Styled("leaked: ", "red"),
-            f"{count(len(leaks))} held-out rows are learned, too, or nearly: the held-out loss flatters",
-        )
+        output.say(Styled("held-out rows that are learned, too: ", "red"), f"{count(len(leaks))}; their loss flatters")
     for pair in leaks[: LISTED // 4]:
         output.say(f"  {pair.file}:{pair.line} is {'' if pair.exact else 'nearly '}{pair.other_file}:{pair.other_line}")
 

@@ -21,7 +21,7 @@ def demo(
     job: Job,
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Where run and files go; else EDGETUNE_HOME/demo.")] = None,
 ) -> None:
-    """Watch a small model learn a support desk's answers: train, compare, merge, export, prove, talk. Offline."""
+    """Watch a small model learn a support desk's answers. Train, compare, merge, export, prove, talk: offline."""
     from edgetune.files import home
     from edgetune.workspace.demo import CHATS, Demo
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from edgetune import events
-from edgetune.cli.output import Output, Part, Styled
+from edgetune.cli.output import Output, Part, Styled, one_line
 from edgetune.events import Event
 from edgetune.units import count, duration, parameters, percent, rate, size
 from edgetune.workspace.run_state import RunState, fold
@@ -46,7 +46,7 @@ class EventView:
                 self.row(event.step, event.loss, "held-out rows · ", best)
             case events.SampleWritten():
                 self.output.note(Styled(f"          › {event.prompt}", "dim"))
-                self.output.note(f"            {event.reply}")
+                self.output.note(f"            {shorten(one_line(event.reply), SAMPLE, placeholder=' …')}")
             case _:
                 self.rare(event)
 
@@ -84,9 +84,9 @@ class EventView:
         if self.left_out:
             kinds = Counter(event.kind for event in self.left_out)
             first = self.left_out[0]
+            counts = ", ".join(f"{count(number)} {kind}" for kind, number in kinds.most_common())
             self.warn(
-                f"{count(len(self.left_out))} rows are not learned as they are: "
-                + ", ".join(f"{count(number)} {kind}" for kind, number in kinds.most_common()),
+                f"rows not learned as they are: {count(len(self.left_out))} ({counts})",
                 f"the first is {first.file}:{first.line}: {first.message}; `edgetune data` lists them all",
             )
             self.left_out = []

@@ -32,8 +32,9 @@ def runs(
         ]
         for each in found
     ]
-    for line in table(["run", "state", "steps", "loss", "held-out", "changed"], rows, right=["steps", "loss", "held-out"]):
-        job.output.say(*line)
-    if not found:
+    if found:
+        for line in table(["run", "state", "steps", "loss", "held-out", "changed"], rows, right=["steps", "loss", "held-out"]):
+            job.output.say(*line)
+    else:
         job.output.note(f"no runs in {place}")
     job.output.document({"runs": found})

@@ -48,8 +48,6 @@ def evaluate(model: AdaptedModel, examples: Sequence[Example], workers: int) -> 
     for example, values in zip(examples, scored, strict=True):
         known = iter(values.tolist())
         targets = [False, *example.trained[1:].tolist()]
-        rows.append(
-            RowScore(example.file, example.line, tuple(next(known) if trained else None for trained in targets))
-        )
+        rows.append(RowScore(example.file, example.line, tuple(next(known) if trained else None for trained in targets)))
     tokens = sum(len(values) for values in scored)
     return Evaluation(-sum(float(values.sum(dtype=float)) for values in scored) / tokens, tokens, tuple(rows))

@@ -24,6 +24,7 @@ class Question:
 
     messages: Sequence[Message] | str
     reference: str
+    tools: Sequence[Any] | None = None  # that the assistant may call
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def answer_all(
     generator = Generator(model.model, model.parameters)
     done = 0
 
+    end_ids = template.end_ids if template else tokenizer.end_ids
+
     def answer(ids: list[int]) -> str:
-        return tokenizer.decode(list(generator.stream(ids, max_tokens=max_tokens, end_ids=tokenizer.end_ids)))
+        return tokenizer.decode(list(generator.stream(ids, max_tokens=max_tokens, end_ids=end_ids)))
 
     answered: list[Answered] = []
     with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
@@ -125,7 +128,7 @@ def prompt_ids(question: Question, tokenizer: Tokenizer, template: ChatTemplate 
         return [*start, *tokenizer.encode(question.messages)]
     if template is None:
         raise DataError("chat rows need a chat template, the model folder has none", hint="use prompt/completion rows")
-    return template.prompt(list(question.messages))
+    return template.prompt(list(question.messages), tools=question.tools)
 
 
 def readable(question: Question) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.files import sha256
 from edgetune.llamacpp.client import LlamaChild
 from edgetune.text.batches import to_row
 from edgetune.text.dataset import Example
@@ -86,9 +87,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
     @property
     def refusals(self) -> list[str]:
         """Why something is not handed over; empty: everything is proved."""
-        reasons = [
-            f"{hop.name} loses {hop.loss_delta:+.3f} nats per token" for hop in self.hops if hop.verdict == "refused"
-        ]
+        reasons = [f"{hop.name} loses {hop.loss_delta:+.3f} nats per token" for hop in self.hops if hop.verdict == "refused"]
         if self.tokenizer is not None and self.tokenizer.differences:
             reasons.append(f"the GGUF's tokenizer reads {self.tokenizer.differences[0]!r} otherwise")
         if self.turn_end is not None and self.turn_end.gguf_ended < self.turn_end.reference_ended:
@@ -115,7 +114,6 @@ class Reference:
     def __init__(self, examples: Sequence[Example], vocab: int, file: Path):
         most = max(1, REFERENCE_BYTES // (4 * vocab))
         self.rows = [to_row([example]) for example in examples]
-        self.ids = [example.ids for example in examples]
         while len(self.rows) > 1 and sum(row.trained_tokens for row in self.rows) > most:
             self.rows.pop()
         self.tokens = sum(row.trained_tokens for row in self.rows)
@@ -140,7 +138,8 @@ class Reference:
             divergence += float(np.sum(np.exp(own) * (own - block), dtype=float))
             agreed += int(np.count_nonzero(own.argmax(-1) == block.argmax(-1)))
             done += len(block)
-        return Scores(loss / self.tokens, max(0.0, divergence / self.tokens), agreed / self.tokens)
+        kl = divergence / self.tokens
+        return Scores(loss / self.tokens, 0.0 if kl < 0 else kl, agreed / self.tokens)  # below zero by rounding only
 
     def loss_of(self, blocks: Iterable[Floats]) -> float:
         """The mean loss alone."""
@@ -177,12 +176,8 @@ def gguf_blocks(child: LlamaChild, reference: Reference, on_row: Callable[[], No
         on_row()
 
 
-def judged(
-    name: str, scores: Scores, reference_loss: float, base_loss: float, limit: Limit, file: Path | None = None
-) -> Hop:
+def judged(name: str, scores: Scores, reference_loss: float, base_loss: float, limit: Limit, file: Path | None = None) -> Hop:
     """A hop and its verdict: what it loses must stay within the limit."""
-    from edgetune.files import sha256
-
     delta = scores.loss - reference_loss
     allowed = max(limit.nats, limit.share_of_gain * max(0.0, base_loss - reference_loss))
     return Hop(

@@ -28,12 +28,13 @@ from edgetune.export.gguf_names import (
     rope_divisors,
 )
 from edgetune.export.gguf_vocabulary import read_vocabulary
-from edgetune.export.tensor_blocks import encode, row_blocks
+from edgetune.export.tensor_blocks import Meter, encode, row_blocks
 from edgetune.files import fault, require_space, whole_file
 
 Kind = Literal["F32", "F16", "BF16", "Q8_0"]
 FILE_TYPES: dict[Kind, int] = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's llama_ftype
 ALIGNMENT = 32  # bytes; GGUF's default
+HEADER_ROOM = 32_000_000  # bytes: more than any vocabulary takes
 
 
 class PlacedTensor(NamedTuple):
@@ -70,27 +71,25 @@ def write_gguf(
         DiskFull: the file does not fit.
         InputError: the place cannot be written.
     """
+    if out.suffix != ".gguf" or out.is_dir():
+        raise InputError("is no name for a GGUF file", file=out, hint="name a file that ends in .gguf")
     spec, weights = read_spec(model), WeightFolder(model)
     check_shapes(spec, weights, model)
-    tensors = placed_tensors(spec, kind)
-    general: Metadata = {"general.type": "model", **({"general.name": name} if name else {})}
-    metadata = {**general, **hyperparameters(spec), "general.file_type": FILE_TYPES[kind], **read_vocabulary(model, spec.vocab)}
-    if out.is_dir():
-        raise InputError("is a folder, not a place for a file", file=out, hint="name a file that ends in .gguf")
+    tensors, vocabulary = placed_tensors(spec, kind), read_vocabulary(model, spec.vocab)
+    general: Metadata = {"general.type": "model", "general.file_type": FILE_TYPES[kind]}
+    metadata = general | ({"general.name": name} if name else {}) | hyperparameters(spec) | vocabulary
     total = sum(tensor.size for tensor in tensors)
-    require_space(out, total + 32 * len(tensors) + 16 * 1024 * 1024)
+    require_space(out, total + HEADER_ROOM)
+    meter = Meter(f"writing {kind}", total, on_progress)
     with whole_file(out, "gguf") as part:
         write_header(part, architecture_of(spec).name, metadata, tensors)
         with part.open("ab") as file:
             file.write(bytes(-file.tell() % ALIGNMENT))
-            done = 0
             for tensor in tensors:
                 for block in encoded_blocks(tensor, weights, spec.head_dim):
                     fault("gguf-block")
                     file.write(np.ascontiguousarray(block).data)
-                    done += block.nbytes
-                    if on_progress:
-                        on_progress(Progress(stage=f"writing {kind}", done=done, total=total, unit="bytes"))
+                    meter.add(block.nbytes)
                 file.write(bytes(-tensor.size % ALIGNMENT))
         size = part.stat().st_size
     odd = tuple(tensor.name for tensor in tensors if kind == "Q8_0" and tensor.kind == "F16")

@@ -79,10 +79,12 @@ def expressions_of(step: Mapping[str, Any]) -> list[str]:
             return [GPT2] if step.get("use_regex", True) else []
         case {"type": "Digits", "individual_digits": True}:
             return [DIGIT]
-        case (
-            {"type": "Split", "pattern": {"Regex": str(expression)}, "behavior": "Isolated", "invert": False}
-            | {"type": "Split", "pattern": {"Regex": str(expression)}, "behavior": "Removed", "invert": True}
-        ):
+        case {"type": "Split", "pattern": {"Regex": str(expression)}, "behavior": "Isolated", "invert": False} | {
+            "type": "Split",
+            "pattern": {"Regex": str(expression)},
+            "behavior": "Removed",
+            "invert": True,
+        }:
             return [expression.replace("\r", r"\r").replace("\n", r"\n")]
         case _:
             return [described([step])]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from msgspec import Struct, field
 
@@ -104,8 +104,8 @@ def byte_level(folder: Path, description: Description) -> tuple[Metadata, dict[i
     if model.continuing_subword_prefix or model.end_of_word_suffix:
         raise TokenizerError("llama.cpp has no marks inside words", file=file, hint=ONLY_HERE)
     tokens = {id_: Token(text, NORMAL) for text, id_ in model.vocab.items()}
-    tokens |= {token.id: added(token) for token in description.added_tokens}
-    tokens |= {token.id: added(token) for token in read_tokenizer_files(folder).added.values() if token.id not in tokens}
+    for token in (*read_tokenizer_files(folder).added.values(), *description.added_tokens):
+        tokens[token.id] = added(token)
     keys = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre_tokenizer_name(description.pre_tokenizer, model.ignore_merges, file),
@@ -131,6 +131,9 @@ def sentencepiece(folder: Path, description: Description | None) -> tuple[Metada
                 message = f"tokenizer.json and tokenizer.model disagree on token {id_}, {clean(text)!r}"
                 raise TokenizerError(message, file=folder, hint="the two are of different models: remove the wrong one")
     tokens |= {token.id: added(token) for token in read_tokenizer_files(folder).added.values()}
+    if {f"<0x{byte:02X}>" for byte in range(256)} - {token.text for token in tokens.values()}:
+        message = "has no tokens for single bytes: llama.cpp would die of a character that it does not know"
+        raise TokenizerError(message, file=folder, hint="train the SentencePiece model with byte_fallback")
     keys = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
@@ -230,23 +233,27 @@ def special_tokens(tokenizer: Tokenizer, template: ChatTemplate | None, texts: S
         TokenizerError: no token ends a text: llama.cpp would take another one for it.
     """
     turn = turn_end(template, tokenizer) if template else None
-    ends = [id_ for id_ in (tokenizer.eos_id, turn, *sorted(tokenizer.end_ids)) if id_ is not None]
+    ends = [id_ for id_ in dict.fromkeys((tokenizer.eos_id, turn, *sorted(tokenizer.end_ids))) if is_row(id_, texts)]
     if not ends:
         hint = "name an eos_token in tokenizer_config.json, or an eos_token_id in generation_config.json"
-        raise TokenizerError("no token ends a text", hint=hint)
-    eos = ends[0]
+        raise TokenizerError("no token ends a text", file=tokenizer.folder, hint=hint)
     begin = tokenizer.bos_id
-    if begin is None:  # Qwen's: no text begins with it, but without one llama.cpp shows token 11
-        begin = next((id_ for id_ in [read_tokenizer_files(tokenizer.folder).bos_id] if id_ in range(len(texts))), None)
-    others = [id_ for id_ in dict.fromkeys(ends[1:]) if id_ != eos and (id_ == turn or texts[id_] not in END_NAMES)]
-    ids = {"bos": begin, "eos": eos, "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
+    if begin is None:  # Qwen's: no text begins with it, but where none is said llama.cpp takes token 11
+        begin = read_tokenizer_files(tokenizer.folder).bos_id
+    others = [id_ for id_ in ends[1:] if id_ == turn or texts[id_] not in END_NAMES]
+    ids = {"bos": begin, "eos": ends[0], "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
     ids |= dict(zip(("eot", "eom"), others, strict=False))
     return {
-        **{f"tokenizer.ggml.{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None},
+        **{f"tokenizer.ggml.{name}_token_id": id_ for name, id_ in ids.items() if is_row(id_, texts)},
         "tokenizer.ggml.add_bos_token": tokenizer.adds_bos,
         "tokenizer.ggml.add_eos_token": False,
         **({"tokenizer.chat_template": template.source} if template else {}),
     }
+
+
+def is_row(id_: int | None, texts: Sequence[str]) -> TypeGuard[int]:
+    """Whether there is such a token: a config may name -1, or one of another model."""
+    return id_ is not None and 0 <= id_ < len(texts)
 
 
 def turn_end(template: ChatTemplate, tokenizer: Tokenizer) -> int | None:

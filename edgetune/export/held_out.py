@@ -47,9 +47,7 @@ def check_tokens(child: LlamaChild, held_out: HeldOut) -> TokenCheck:
             tokens += len(ids)
             if child.tokenize(text, add_special=False, parse_special=parse) != ids:
                 differences.append(clean(text)[:120])
-    return TokenCheck(
-        texts=len(held_out.texts) + len(held_out.plain), tokens=tokens, differences=differences[:DIFFERENCES]
-    )
+    return TokenCheck(texts=len(held_out.texts) + len(held_out.plain), tokens=tokens, differences=differences[:DIFFERENCES])
 
 
 def check_ends(child: LlamaChild, tuned: AdaptedModel, held_out: HeldOut) -> EndCheck | None:

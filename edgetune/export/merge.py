@@ -21,7 +21,7 @@ from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
 from edgetune.errors import InputError
 from edgetune.events import Progress
-from edgetune.export.tensor_blocks import as_floats, encode, row_blocks
+from edgetune.export.tensor_blocks import Meter, as_floats, encode, row_blocks
 from edgetune.files import fault, require_space, whole_folder
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -29,7 +29,8 @@ STORED_AS: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "
 SHARDED_ABOVE = 5_000_000_000  # bytes; smaller models become one file, larger ones keep the base's division
 COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt", "NOTICE",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt",
+    "NOTICE",
 )  # fmt: skip
 
 
@@ -59,24 +60,22 @@ def merge(
     check_fits(lora, spec)
     types = {name: STORED_AS[dtype] if dtype else info.dtype for name, info in weights.tensors.items()}
     sizes = {name: math.prod(info.shape) * ITEM_SIZES[types[name]] for name, info in weights.tensors.items()}
-    total, done = sum(sizes.values()), 0
+    total = sum(sizes.values())
     require_space(out, total + 64 * 1024 * 1024)
+    meter = Meter("merging", total, on_progress)
 
-    def counted(name: str) -> Iterator[NDArray[Any]]:
-        nonlocal done
+    def blocks(name: str) -> Iterator[NDArray[Any]]:
         for block in merged_blocks(weights, lora, name, types[name]):
             fault("merge-block")
             yield block
-            done += block.nbytes
-            if on_progress:
-                on_progress(Progress(stage="merging", done=done, total=total, unit="bytes"))
+            meter.add(block.nbytes)
 
     matrices = {types[name] for name in types if name.endswith("_proj.weight")}
     stored: Dtype = next(name for name, code in STORED_AS.items() if code in matrices)
     with whole_folder(out, "merge") as part:
         for file, names in files_of(weights, total).items():
             tensors = [(name, types[name], weights.tensors[name].shape) for name in names]
-            save_safetensors(part / file, tensors, counted, {"format": "pt"})
+            save_safetensors(part / file, tensors, blocks, {"format": "pt"})
         write_index(part, files_of(weights, total), total)
         config = json.loads((model / "config.json").read_bytes())
         (part / "config.json").write_text(json.dumps(portable(config, stored), indent=2) + "\n", "utf-8")
@@ -113,7 +112,8 @@ def files_of(weights: WeightFolder, total: int) -> dict[str, list[str]]:
 def write_index(folder: Path, files: dict[str, list[str]], total: int) -> None:
     """model.safetensors.index.json, where there is more than one file."""
     if len(files) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": {name: file for file, names in files.items() for name in names}}
+        places = {name: file for file, names in files.items() for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 

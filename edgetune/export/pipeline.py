@@ -1,6 +1,7 @@
 """From a run or a model folder to GGUF files and their certificate: merge, convert, quantise, and prove every hop."""
 
 import importlib.metadata
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -30,7 +31,7 @@ from edgetune.export.gguf_file import FILE_TYPES, Kind, write_gguf
 from edgetune.export.held_out import HeldOut, check_ends, check_tokens
 from edgetune.export.merge import merge
 from edgetune.export.quantize import quant_type, quantize
-from edgetune.files import clean, disk_errors, require_space, safe_name, sweep, whole_file
+from edgetune.files import clean, disk_errors, flush, require_space, safe_name, sweep, whole_file
 from edgetune.llamacpp.client import LlamaChild
 
 OnEvent = Callable[[Event], None]
@@ -65,39 +66,43 @@ class ExportResult:
 
 
 def export(source: Source, kinds: Sequence[str], out: Path, workers: int, on_event: OnEvent) -> ExportResult:
-    """Writes NAME-KIND.gguf for every kind into `out`, and certificate.json.
+    """Writes NAME-KIND.gguf for every kind into `out`, and certificate.json. Nothing comes to `out` before it is proved.
 
     Raises:
         ConfigError: an unknown type, or one that needs an importance matrix.
         ModelError, AdapterError: the source is damaged, or llama.cpp has no form for it.
         DiskFull: not enough room; nothing is left behind.
-        VerificationFailed: a hop lost what was trained: its file is removed, the certificate says why.
+        VerificationFailed: a hop lost what was trained: its file is not handed over, the certificate says why.
     """
-    wanted = [known_kind(kind) for kind in dict.fromkeys(kinds)]
+    wanted = list(dict.fromkeys(known_kind(kind) for kind in kinds))
     spec, name = read_spec(source.model), safe_name(file_name(source.name))
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
-    require_space(out, spec.parameters * (8 if source.adapter else 4))
     with scratch(out) as temporary, reference_of(source.held_out.examples, spec.vocab, temporary) as reference:
+        weights = spec.parameters * bytes_per_parameter(wanted, source.adapter is not None)
+        require_space(out, round(weights) + reference.values.nbytes)
         prover = Prover(source, spec, reference, workers, on_event)
         prover.own_models(temporary)
         merged = temporary / "merged" if source.adapter else source.model
-        float16 = out / f"{name}-F16.gguf" if "F16" in wanted else temporary / "F16.gguf"
+        float16 = temporary / f"{name}-F16.gguf"
         write_gguf(merged, float16, "F16", on_event, name=source.name)
-        prover.gguf("F16", float16, EXACT, full=True)
-        files = [Exported("F16", float16, prover.hops[-1])] if "F16" in wanted else []
+        hops = {"F16": prover.gguf("F16", float16, EXACT, full=True)}
         for kind in [kind for kind in wanted if kind != "F16"]:
-            path = out / f"{name}-{kind}.gguf"
+            path = temporary / f"{name}-{kind}.gguf"
             if kind in WRITTEN_BY_US:
                 write_gguf(merged, path, WRITTEN_BY_US[kind], on_event, name=source.name)
             else:
                 quantize(float16, path, kind, on_event)
-            prover.gguf(kind, path, EXACT if kind in ("F32", "BF16") else QUANTIZED)
-            files.append(Exported(kind, path, prover.hops[-1]))
-    certificate = write_certificate(prover.certificate(), out)
-    refuse_losses(prover.certificate(), files, certificate)
-    return ExportResult(tuple(files), certificate)
+            hops[kind] = prover.gguf(kind, path, EXACT if kind in ("F32", "BF16") else QUANTIZED)
+        files = tuple(Exported(kind, out / hop.file, hop) for kind, hop in hops.items() if kind in wanted)
+        return hand_over(prover.certificate(), files, temporary, out)
+
+
+def bytes_per_parameter(kinds: Sequence[str], merges: bool) -> float:
+    """What an export needs on the disk at once: the merged model, the F16 file, and those that are asked for."""
+    sizes = {"F32": 4.0, "F16": 0.0, "BF16": 2.0}
+    return (4 if merges else 0) + 2 + sum(sizes.get(kind, 1.1) for kind in kinds)
 
 
 class Prover:
@@ -126,19 +131,19 @@ class Prover:
         )
         self.add(judged("merged", reference.compare(blocks), own.loss, self.base_loss, EXACT))
 
-    def gguf(self, kind: str, file: Path, limit: Limit, full: bool = False) -> None:
+    def gguf(self, kind: str, file: Path, limit: Limit, full: bool = False) -> Hop:
         """A GGUF in llama.cpp. `full`: also its tokenizer, and whether its answers end."""
-        longest = max(len(row.tokens) for row in self.reference.rows)
-        with LlamaChild(
-            file, context=longest + 2 * self.source.held_out.answer_tokens + 8, cache_type="f32", gpu_layers=0
-        ) as child:
+        held_out = self.source.held_out
+        asked = [*(len(row.tokens) for row in self.reference.rows), *(len(prompt) for prompt in held_out.prompts)]
+        context = max(asked) + 2 * held_out.answer_tokens + 8
+        with LlamaChild(file, context=context, cache_type="f32", gpu_layers=0) as child:
             scores = self.reference.compare(gguf_blocks(child, self.reference, self.counter(f"scoring {kind}")))
-            self.add(judged(f"GGUF {kind}", scores, self.reference_loss, self.base_loss, limit, file))
+            hop = judged(f"GGUF {kind}", scores, self.reference_loss, self.base_loss, limit, file)
+            self.add(hop)
             if full:
-                self.tokens = check_tokens(child, self.source.held_out)
-                self.ends = check_ends(
-                    child, open_adapted(self.source.model, self.source.adapter), self.source.held_out
-                )
+                self.tokens = check_tokens(child, held_out)
+                self.ends = check_ends(child, open_adapted(self.source.model, self.source.adapter), held_out)
+        return hop
 
     def counter(self, stage: str) -> Callable[[], None]:
         """Tells how many rows are scored."""
@@ -155,9 +160,7 @@ class Prover:
         """Keeps a hop and tells of it."""
         self.hops.append(hop)
         self.on_event(
-            HopScored(
-                hop=hop.name, loss=hop.loss, loss_delta=hop.loss_delta, kl=hop.kl, top1_agreement=hop.top1_agreement
-            )
+            HopScored(hop=hop.name, loss=hop.loss, loss_delta=hop.loss_delta, kl=hop.kl, top1_agreement=hop.top1_agreement)
         )
 
     def certificate(self) -> Certificate:
@@ -189,16 +192,15 @@ def known_kind(kind: str) -> str:
 
 def file_name(name: str) -> str:
     """A model's name without what a file's name cannot hold."""
-    kept = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in clean(name)
-    )
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in clean(name))
     return kept.strip("-.")[:48] or "model"
 
 
 @contextmanager
 def scratch(out: Path) -> Generator[Path]:
     """A folder beside the files for what is only needed on the way; a killed export's is swept by the next one."""
-    folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=out))
+    with disk_errors(out):
+        folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=out))
     try:
         yield folder
     finally:
@@ -213,22 +215,26 @@ def write_certificate(certificate: Certificate, out: Path) -> Path:
     return path
 
 
-def refuse_losses(certificate: Certificate, files: Sequence[Exported], path: Path) -> None:
-    """Removes what must not be handed over.
+def hand_over(certificate: Certificate, files: Sequence[Exported], temporary: Path, out: Path) -> ExportResult:
+    """Writes the certificate down, then moves what it proves to its place. Of what is refused, no older file stays either.
 
     Raises:
         VerificationFailed: something was refused.
     """
+    path = write_certificate(certificate, out)
     reasons = certificate.refusals
-    if not reasons:
-        return
-    chain_is_broken = any(hop.verdict == "refused" and hop.name in ("merged", "GGUF F16") for hop in certificate.hops)
-    everything = chain_is_broken or len(reasons) > sum(hop.verdict == "refused" for hop in certificate.hops)
-    for file in files:
-        if everything or file.hop.verdict == "refused":
-            file.path.unlink(missing_ok=True)
-    kept = [file.path.name for file in files if file.path.exists()]
-    hint = f"kept: {', '.join(kept)}; " if kept else ""
-    raise VerificationFailed(
-        "not handed over: " + "; ".join(reasons), hint=f"{hint}{path} has every figure; take a type with more bits"
-    )
+    lost = [hop.name for hop in certificate.hops if hop.verdict == "refused"]
+    everything = len(reasons) > len(lost) or "merged" in lost or "GGUF F16" in lost
+    kept = [file for file in files if not everything and file.hop.verdict == "proved"]
+    with disk_errors(out):
+        for file in files:
+            if file in kept:
+                os.replace(temporary / file.path.name, file.path)
+            else:
+                file.path.unlink(missing_ok=True)
+        flush(out)
+    if reasons:
+        named = f"handed over: {', '.join(file.path.name for file in kept)}; " if kept else ""
+        advice = "; take a type with more bits" if not everything else ""
+        raise VerificationFailed("not handed over: " + "; ".join(reasons), hint=f"{named}{path} has every figure{advice}")
+    return ExportResult(tuple(files), path)

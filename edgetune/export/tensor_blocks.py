@@ -3,7 +3,7 @@
 A cast that a target type cannot hold is an error, never an infinity.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -13,11 +13,27 @@ from numpy.typing import NDArray
 
 from edgetune.architecture.weights import STORED, TensorInfo, from_bfloat16, to_bfloat16
 from edgetune.errors import ModelError
+from edgetune.events import Progress
 
 BLOCK = 1 << 20  # bytes: a block and its casts stay in the processor's cache
 INFINITIES = {"F16": 0x7C00, "BF16": 0x7F80}  # the bits of infinity; all above are not numbers
 LIMITS = {"F16": 65504.0, "BF16": 3.3895e38, "F32": 3.4028e38, "Q8_0": 127 * 65504.0}
 SMALLEST_NORMAL = 113 << 7  # bfloat16 bits of 2**-14, below which float16 loses precision
+
+
+class Meter:
+    """Tells how far a stream of bytes is, some two hundred times in all."""
+
+    def __init__(self, stage: str, total: int, on_progress: Callable[[Progress], None] | None):
+        self.stage, self.total, self.on_progress = stage, total, on_progress
+        self.done = self.told = 0
+
+    def add(self, count: int) -> None:
+        """So many bytes more."""
+        self.done += count
+        if self.on_progress and (self.done - self.told >= self.total / 200 or self.done == self.total):
+            self.told = self.done
+            self.on_progress(Progress(stage=self.stage, done=self.done, total=self.total, unit="bytes"))
 
 
 def row_blocks(info: TensorInfo, multiple: int = 1) -> Iterator[NDArray[Any]]:

@@ -65,9 +65,7 @@ class BatchOrder:
         """Micro-batches whose sequences are of like lengths, so that workers end together."""
         size = self.batch * BUCKET
         buckets = (sequences[start : start + size] for start in range(0, len(sequences), size))
-        return self.groups(
-            [sequence for bucket in buckets for sequence in sorted(bucket, key=self.tokens, reverse=True)]
-        )
+        return self.groups([sequence for bucket in buckets for sequence in sorted(bucket, key=self.tokens, reverse=True)])
 
     def tokens(self, sequence: Sequence[int]) -> int:
         """The tokens of a sequence."""

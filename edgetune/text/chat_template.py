@@ -59,7 +59,7 @@ class ChatTemplate:
         self.tags_generations = "endgeneration" in source
         self.with_tools = ChatTemplate(with_tools, tokenizer, now=now) if with_tools else None
         self.end_ids = tokenizer.end_ids
-        self.end_ids |= self.probed_end()
+        self.end_ids |= self.probed_end() | (self.with_tools.end_ids if self.with_tools else frozenset())
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None, add_generation_prompt: bool = False
@@ -146,15 +146,13 @@ class ChatTemplate:
         if isinstance(whole, TemplateError):
             return whole
         messages, control = conversation.messages, self.tokenizer.pattern
-        if mask.MARKS.search("".join(strings(messages))):
+        if mask.MARKS.search("".join(strings([messages, conversation.tools]))):
             return TemplateError("a message holds private-use characters from U+F0000 on, which mark messages here")
         plain = mask.layout_of(whole, control)
         marks = None if isinstance(with_marks, TemplateError) else mask.layout_of(with_marks, control)
         if marks is None or marks.text != plain.text:
             if any(map(control.search, strings([messages, conversation.tools]))):
-                return TemplateError(
-                    "a message holds the text of a control token, and the chat template rewrites the message"
-                )
+                return TemplateError("a message holds the text of a control token, and the chat template rewrites the message")
             return View(plain, self.tokenizer.controls(plain.text), TemplateError(REWRITTEN))
         layout = marks._replace(generated=plain.generated)
         controls = self.tokenizer.controls(layout.text, mask.shields_of(layout))
@@ -197,11 +195,7 @@ class ChatTemplate:
         requests = [Request(shown(calling, form), tools) for form in ("object", "text")]
         as_object, as_text = self.renderer.render(requests)
         printed_by_python = isinstance(as_object, str) and "{'where'" in as_object
-        return (
-            "text"
-            if isinstance(as_text, str) and (isinstance(as_object, TemplateError) or printed_by_python)
-            else "object"
-        )
+        return "text" if isinstance(as_text, str) and (isinstance(as_object, TemplateError) or printed_by_python) else "object"
 
     def probed_end(self) -> frozenset[int]:
         """The token that this template writes right after an assistant's text, where none that is known follows it."""

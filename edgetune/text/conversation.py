@@ -8,6 +8,7 @@ from edgetune.errors import DataError
 from edgetune.files import clean
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+MOST = 1000  # messages: a prompt is rendered for each turn
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the same thing; templates read the first
 Message = dict[str, Any]
 
@@ -27,6 +28,8 @@ def checked_messages(messages: object) -> list[Message]:
     """
     if not isinstance(messages, list) or not messages:
         raise DataError("`messages` must be a list of messages, and not an empty one")
+    if len(messages) > MOST:
+        raise DataError(f"a conversation of {len(messages):,} messages, at most {MOST:,}")
     return [checked_message(message, at + 1) for at, message in enumerate(messages)]
 
 
@@ -105,18 +108,16 @@ def checked_tools(tools: object) -> list[Any] | None:
     Raises:
         DataError: they are not a list of objects.
     """
-    if isinstance(tools, str) and tools.strip():
+    if isinstance(tools, str):
         try:
-            tools = json.loads(tools)
+            tools = json.loads(tools) if tools.strip() else None
         except (ValueError, RecursionError):
             raise DataError("`tools` is not JSON") from None
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError("`tools` must be a list of objects")
-    return [
-        tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool} for tool in tools
-    ]
+    return [tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool} for tool in tools]
 
 
 def shown(messages: Sequence[Mapping[str, Any]], arguments: Literal["object", "text"]) -> list[Message]:

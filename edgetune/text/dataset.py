@@ -104,9 +104,7 @@ def refuse_useless(files: Sequence[Path], examples: Examples, problems: Sequence
     named = "; ".join(f"{one.file}:{one.line}: {one.message}" for one in (bad or problems)[:NAMED])
     where = ", ".join(map(str, files))
     if len(bad) > TOLERATED * rows:
-        message = (
-            f"{count(len(bad))} of {count(rows)} rows ({percent(len(bad) / rows)}) cannot be learned from: {named}"
-        )
+        message = f"{count(len(bad))} of {count(rows)} rows ({percent(len(bad) / rows)}) cannot be learned from: {named}"
         raise DataError(message, file=where, hint="`edgetune data` lists them all")
     if not examples:
         hint = "raise data.max_tokens, or set data.long_rows to cut or split" if problems else "check the rows"
@@ -136,9 +134,7 @@ def batches(rows: Iterable[RawRow | Problem]) -> Iterator[list[RawRow | Problem]
 
 def encode(rows: Sequence[RawRow | Problem], encoder: Encoder) -> Iterator[Example | Problem]:
     """A group of rows as examples, with problems in their places."""
-    chats = [
-        chat if isinstance(row, RawRow) and encoder.template and (chat := row.conversation()) else None for row in rows
-    ]
+    chats = [chat if isinstance(row, RawRow) and encoder.template and (chat := row.conversation()) else None for row in rows]
     rendered = iter(render([chat for chat in chats if chat], encoder))
     for row, chat in zip(rows, chats, strict=True):
         if isinstance(row, Problem):

@@ -100,9 +100,7 @@ def measure(lengths: Sequence[int]) -> Lengths:
     """Percentiles and a histogram of lengths."""
     if not lengths:
         return Lengths(0, 0, 0, 0, 0, (), ())
-    shortest, median, p90, p99, longest = (
-        np.percentile(lengths, (0, 50, 90, 99, 100), method="lower").astype(int).tolist()
-    )
+    shortest, median, p90, p99, longest = np.percentile(lengths, (0, 50, 90, 99, 100), method="lower").astype(int).tolist()
     width = -(-(longest + 1) // BINS)
     edges = list(range(0, longest + width + 1, width))
     counts, _ = np.histogram(lengths, edges)

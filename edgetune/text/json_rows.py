@@ -1,6 +1,7 @@
 """JSONL and JSON arrays as values with their lines. JSON here is what the standard says: no NaN, no key twice."""
 
 import codecs
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +67,8 @@ def line_values(path: Path) -> Iterator[Parsed | Problem]:
     for line in lines(path):
         try:
             text = text_of(line, path)
-            if text.strip(SPACE):
-                yield parsed_line(text, strict, line, path)
+            if stripped := text.rstrip(SPACE):
+                yield parsed_line(stripped, strict, line, path)
         except DataError as problem:
             kind = "encoding" if line.data is not None else "size"
             yield Problem(str(path), line.number, kind, problem.message.removeprefix(f"{path}:{line.number}: "))
@@ -83,7 +84,7 @@ def parsed_line(text: str, strict: StrictJson, line: Line, path: Path) -> Parsed
         return Problem(str(path), line.number, "json", "is nested too deeply")
     except ValueError as problem:  # a number of thousands of digits
         return Problem(str(path), line.number, "json", str(problem))
-    if text[end:].strip(SPACE):
+    if end < len(text):
         return Problem(str(path), line.number, "json", f"column {end + 1}: more after the end of the row")
     if strict.flaws:
         return Problem(str(path), line.number, "json", strict.flaws[0])
@@ -106,21 +107,21 @@ class ArrayText:
 
     def more(self) -> bool:
         """Reads on, letting go of what is behind; False at the end of the file."""
-        begin = line_start(self.text, self.at)
-        self.before = self.at - begin if begin else self.before + self.at
-        self.text, self.at = self.text[self.at :], 0
         added = ""
-        while len(added) <= len(self.text):  # as much again: a value is looked at few times
+        while len(added) <= len(self.text) - self.at:  # as much again: a value is looked at few times
             chunk = next(self.source, None)
             if chunk is None:
                 break
             added += chunk
-        self.text += added
+        if added:
+            begin = line_start(self.text, self.at)
+            self.before = self.at - begin if begin else self.before + self.at
+            self.text, self.at = self.text[self.at :] + added, 0
         return bool(added)
 
     def move(self, to: int) -> None:
         """Goes on to a position, counting lines."""
-        self.line += newlines(self.text, self.at, to)
+        self.line += self.text.count("\n", self.at, to)
         self.at = to
 
     def next_character(self) -> str:
@@ -138,29 +139,24 @@ class ArrayText:
     def error(self, message: str, at: int | None = None) -> DataError:
         """A sentence with line and column."""
         at = self.at if at is None else at
-        line = self.line + newlines(self.text, self.at, at)
+        line = self.line + self.text.count("\n", self.at, at)
         begin = line_start(self.text, at)
         column = at - begin + 1 + (0 if begin else self.before)
         return DataError(f"column {column}: {message}", file=self.path, line=line, hint=HINT)
 
 
-def newlines(text: str, start: int, stop: int) -> int:
-    r"""How many lines end between two positions: \r\n is one end."""
-    return text.count("\n", start, stop) + text.count("\r", start, stop) - text.count("\r\n", start, stop)
-
-
 def line_start(text: str, at: int) -> int:
     """Where the line of a position begins; 0 where that is the text's first."""
-    return max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
+    return text.rfind("\n", 0, at) + 1
 
 
 def decoded(path: Path) -> Iterator[str]:
-    """The file's text, some of it at a time.
+    r"""The file's text, some of it at a time, with \n for every line end.
 
     Raises:
         DataError: it is not UTF-8; the sentence says in which line.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     line = 1
     for chunk in chunks(path):
         try:
@@ -210,9 +206,8 @@ def array_value(text: ArrayText, strict: StrictJson) -> tuple[object, int]:
         except json.JSONDecodeError as problem:
             if len(text.text) - text.at > LONGEST:
                 raise text.error(f"a row of more than {size(LONGEST)}, or: {reason(problem)}") from None
-            at, length = problem.pos, len(text.text)
             if not text.more():
-                raise text.error(reason(problem), at - length + len(text.text)) from None
+                raise text.error(reason(problem), problem.pos) from None
         except RecursionError:
             raise text.error("is nested too deeply") from None
         except ValueError as problem:

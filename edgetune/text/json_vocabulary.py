@@ -104,11 +104,7 @@ class JsonVocabulary:
 
     def begins_with(self, token: int) -> bool:
         """Whether the file's own post-processing puts that token before a text."""
-        return (
-            self.with_prefix.encode("a").ids[:1]
-            == [token]
-            != self.with_prefix.encode("a", add_special_tokens=False).ids[:1]
-        )
+        return self.with_prefix.encode("a").ids[:1] == [token] != self.with_prefix.encode("a", add_special_tokens=False).ids[:1]
 
 
 def checked_vocab(file: Path, model: BpeModel) -> dict[str, int]:
@@ -136,9 +132,7 @@ def added_tokens(layout: Layout, facts: TokenizerFiles, pieces: Mapping[str, int
     texts = {at: text for text, at in pieces.items()} if facts.end_ids or facts.bos_id is not None else {}
     texts |= {token.id: token.content for token in tokens.values()}
     ends = {texts[at] for at in (*facts.end_ids, facts.bos_id) if at is not None and at in texts}
-    ends |= {facts.names[name] for name in ("bos_token", "eos_token") if name in facts.names} | (
-        END_NAMES & tokens.keys()
-    )
+    ends |= {facts.names[name] for name in ("bos_token", "eos_token") if name in facts.names} | (END_NAMES & tokens.keys())
     for text in (ends | facts.special) & (tokens.keys() | pieces.keys()):
         token = tokens.get(text, AddedToken(text, pieces.get(text, -1)))
         tokens[text] = msgspec.structs.replace(token, special=True)
@@ -162,9 +156,7 @@ def has(layout: Layout, kind: str) -> bool:
 
 def prefix_rule(layout: Layout) -> Prefix:
     """Where the file's own rules put a space that the text does not have."""
-    rules: Collection[Prefix] = {
-        rule_of(part) for part in (*components(layout.normalizer), *components(layout.pre_tokenizer))
-    }
+    rules: Collection[Prefix] = {rule_of(part) for part in (*components(layout.normalizer), *components(layout.pre_tokenizer))}
     return "always" if "always" in rules else "first" if "first" in rules else "never"
 
 
@@ -196,9 +188,7 @@ def without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
         case "Prepend":
             return None
         case "Metaspace":
-            return {key: value for key, value in part.items() if key != "add_prefix_space"} | {
-                "prepend_scheme": "never"
-            }
+            return {key: value for key, value in part.items() if key != "add_prefix_space"} | {"prepend_scheme": "never"}
         case "ByteLevel":
             return part | {"add_prefix_space": False}
         case _:

@@ -33,9 +33,7 @@ def check_file(path: Path) -> None:
     try:
         facts = path.stat()
     except FileNotFoundError:
-        raise DataError(
-            "no such file", file=path, hint="check the path; relative paths start at the config file"
-        ) from None
+        raise DataError("no such file", file=path, hint="check the path; relative paths start at the config file") from None
     except OSError as problem:
         raise DataError(f"cannot be read: {problem.strerror}", file=path) from None
     if stat.S_ISDIR(facts.st_mode):

@@ -15,7 +15,7 @@ from edgetune.text.conversation import Message
 from edgetune.text.tokenizer import Control
 
 MARKS = re.compile("[\U000f0000-\U0010ffff]")  # planes 15 and 16: no script, no emoji
-FIRST, MOST = 0xF0000, 0x7FFF  # message k lies between FIRST + k and FIRST + MOST + 1 + k
+STARTS, STOPS = 0xF0000, 0xF8000  # message k lies between the characters STARTS + k and STOPS + k
 HIDE_START, HIDE_STOP, GENERATION_START, GENERATION_STOP = "\U00100000", "\U00100001", "\U00100002", "\U00100003"
 Span = tuple[int, int]
 
@@ -46,13 +46,7 @@ class Turn(NamedTuple):
 
 
 def marked(messages: Sequence[Message], control: re.Pattern[str]) -> list[Message]:
-    """The messages with marks around their texts.
-
-    Raises:
-        TemplateError: there are too many of them.
-    """
-    if len(messages) > MOST:
-        raise TemplateError(f"a conversation of more than {MOST:,} messages")
+    """The messages with marks around their texts."""
     return [marked_message(message, at, control) for at, message in enumerate(messages)]
 
 
@@ -62,7 +56,7 @@ def marked_message(message: Message, at: int, control: re.Pattern[str]) -> Messa
     content = kept.get("content", "")
     if core := content.strip():
         start = content.index(core)
-        marks = chr(FIRST + at), chr(FIRST + MOST + 1 + at)
+        marks = chr(STARTS + at), chr(STOPS + at)
         kept["content"] = f"{content[:start]}{marks[0]}{core}{marks[1]}{content[start + len(core) :]}"
     return kept
 
@@ -95,7 +89,7 @@ def layout_of(rendered: str, control: re.Pattern[str]) -> Layout:
     text = "".join([*parts, rendered[at:]])
     # A template that splits a text may tear a pair of marks apart: what they seem to hold must be a control token.
     shields = [span for span in spans[HIDE_START] if control.fullmatch(text, *span)]
-    printed = frozenset(ord(mark) - FIRST - MOST - 1 for mark in seen if FIRST + MOST < ord(mark) < ord(HIDE_START))
+    printed = frozenset(ord(mark) - STOPS for mark in seen if STOPS <= ord(mark) < ord(HIDE_START))
     return Layout(text, places_of(seen), printed, shields, spans[GENERATION_START])
 
 
@@ -103,9 +97,9 @@ def places_of(seen: Mapping[str, Sequence[int]]) -> dict[int, Place]:
     """The messages that were printed once."""
     places: dict[int, Place] = {}
     for mark, stops in seen.items():
-        at = ord(mark) - FIRST - MOST - 1
-        if 0 <= at <= MOST and len(stops) == 1:
-            starts = seen.get(chr(FIRST + at), ())
+        at = ord(mark) - STOPS
+        if STOPS <= ord(mark) < ord(HIDE_START) and len(stops) == 1:
+            starts = seen.get(chr(STARTS + at), ())
             places[at] = Place(starts[0] if len(starts) == 1 and starts[0] <= stops[0] else None, stops[0])
     return places
 
@@ -136,9 +130,7 @@ def find_turns(
         place = layout.places.get(at)
         after = start if place is None else place.stop
         later = (
-            other.start
-            for k, other in layout.places.items()
-            if k > at and other.start is not None and other.start >= after
+            other.start for k, other in layout.places.items() if k > at and other.start is not None and other.start >= after
         )
         bound = min(later, default=len(layout.text))
         end = next((one for one in controls if one.start >= after and one.token.id in ends), None)
@@ -154,9 +146,7 @@ def find_turns(
     return turns
 
 
-def turn_start(
-    message: Message, at: int, layout: Layout, controls: Sequence[Control], prompt: str | TemplateError
-) -> int:
+def turn_start(message: Message, at: int, layout: Layout, controls: Sequence[Control], prompt: str | TemplateError) -> int:
     """Where the assistant's turn begins: after the prompt for it, or else where its own text is found."""
     place = layout.places.get(at)
     if message.get("content", "").strip() and place is None:
@@ -211,9 +201,7 @@ def generated_turns(
         raise TemplateError(f"the chat template marks {len(spans)} generations in {len(assistants)} assistant turns")
     for at, span in zip(assistants, spans, strict=True):
         if not any(one.stop == span[1] and one.token.id in ends for one in controls):
-            raise TemplateError(
-                f"the chat template's generation tag leaves message {at + 1} without an end-of-turn token"
-            )
+            raise TemplateError(f"the chat template's generation tag leaves message {at + 1} without an end-of-turn token")
     return [Turn(at, *span) for at, span in zip(assistants, spans, strict=True)]
 
 

@@ -166,18 +166,12 @@ class PieceVocabulary:
         if not 0 <= token < len(self.pieces):
             return b""
         piece = self.pieces[token]
-        return (
-            bytes((int(piece.text[3:5], 16),)) if piece.type == BYTE else piece.text.replace(SPACE_MARK, " ").encode()
-        )
+        return bytes((int(piece.text[3:5], 16),)) if piece.type == BYTE else piece.text.replace(SPACE_MARK, " ").encode()
 
     def id_of(self, text: str) -> int | None:
         """The token of that very text."""
         added = next((at for at, known in self.texts.items() if known == text), None)
-        return (
-            added
-            if added is not None
-            else next((at for at, piece in enumerate(self.pieces) if piece.text == text), None)
-        )
+        return added if added is not None else next((at for at, piece in enumerate(self.pieces) if piece.text == text), None)
 
     def begins_with(self, token: int) -> bool:
         """The file does not say; Llama's rule, which the others follow, is to begin with BOS."""

@@ -50,7 +50,5 @@ def rows_of(file: Path) -> Iterator[RawRow | Problem]:
         if isinstance(row, RawRow) and row.kind not in kinds:
             if kinds:
                 before = " and ".join(f"{kind} (from line {line})" for kind, line in kinds.items())
-                yield Problem(
-                    str(file), row.line, "kinds", f"a row of kind {row.kind}; the file has rows of kind {before}"
-                )
+                yield Problem(str(file), row.line, "kinds", f"a row of kind {row.kind}; the file has rows of kind {before}")
             kinds[row.kind] = row.line

@@ -22,7 +22,7 @@ CHILD = Path(__file__).with_name("template_child.py")
 SECONDS = 2.0  # of processor time for one text: a busy machine does not refuse a good template
 MEMORY = 256 << 20  # bytes
 LONGEST = 1 << 20  # characters of one text
-BATCH = 256  # texts that are asked for at once
+BATCH, BATCH_SIZE = 256, 4 << 20  # texts that are asked for at once, and characters of what they are asked with
 PATIENCE = 60.0  # seconds without a sign of life
 DEATHS = 3  # a template that killed so many children is not tried again
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
@@ -42,22 +42,18 @@ class Child:
     """The process and what it has said so far."""
 
     def __init__(self) -> None:
-        environment = {
-            key: value for key, value in os.environ.items() if not any(word in key.upper() for word in SECRETS)
-        }
+        environment = {key: value for key, value in os.environ.items() if not any(word in key.upper() for word in SECRETS)}
         command = [sys.executable, "-P", str(CHILD)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, bufsize=0
-        )
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, bufsize=0)
         self.said = bytearray()
         self.memory = 0
         weakref.finalize(self, stop, self.process)
 
-    def tell(self, message: object) -> None:
+    def tell(self, message: str) -> None:
         """One line in. That the child is gone shows when it does not answer."""
         assert self.process.stdin is not None
-        line = memoryview(json.dumps(message).encode() + b"\n")
+        line = memoryview(f"{message}\n".encode())
         with suppress(BrokenPipeError):
             while line:
                 line = line[self.process.stdin.write(line) :]
@@ -108,19 +104,17 @@ class Renderer:
         """A text, or the reason why there is none, for each request."""
         answers: list[str | TemplateError] = []
         while len(answers) < len(requests):
-            batch = requests[len(answers) : len(answers) + BATCH]
+            batch = first_of(requests[len(answers) : len(answers) + BATCH])
             if self.deaths < DEATHS:
                 answers += self.ask(batch)
             else:
-                answers += [TemplateError("the chat template failed too often to be tried again", hint=HINT)] * len(
-                    batch
-                )
+                answers += [TemplateError("the chat template failed too often to be tried again", hint=HINT)] * len(batch)
         return answers
 
-    def ask(self, batch: Sequence[Request]) -> list[str | TemplateError]:
+    def ask(self, batch: Sequence[str]) -> list[str | TemplateError]:
         """Answers to the first of these requests: to fewer than all where the child died; then the last says why."""
         child = self.child or self.start()
-        child.tell(batch)
+        child.tell(f"[{','.join(batch)}]")
         answers: list[str | TemplateError] = []
         for _ in batch:
             reply = child.hear()
@@ -138,7 +132,7 @@ class Renderer:
             TemplateError: it is not a template.
         """
         child = Child()
-        child.tell(self.setup)
+        child.tell(json.dumps(self.setup))
         reply = child.hear()
         if reply is None:
             raise self.death(child)
@@ -152,6 +146,18 @@ class Renderer:
         self.child = None
         self.deaths += 1
         return TemplateError(child.cause_of_death(), hint=HINT)
+
+
+def first_of(requests: Sequence[Request]) -> list[str]:
+    """The first of the requests, at least one, in JSON."""
+    batch: list[str] = []
+    size = 0
+    for request in requests:
+        batch.append(json.dumps(request))
+        size += len(batch[-1])
+        if size >= BATCH_SIZE:
+            break
+    return batch
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:

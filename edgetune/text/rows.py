@@ -129,11 +129,7 @@ def checked_row(value: object) -> tuple[str, dict[str, Any]]:
     kinds = list(dict.fromkeys(kind for key, kind in KINDS.items() if key in value))
     if len(kinds) != 1:
         keys = ", ".join(clean(str(key))[:40] for key in list(value)[:8]) or "none"
-        what = (
-            f"a row of {len(kinds)} kinds at once ({', '.join(kinds)})"
-            if kinds
-            else f"a row of no known kind, keys: {keys}"
-        )
+        what = f"a row of {len(kinds)} kinds at once ({', '.join(kinds)})" if kinds else f"a row of no known kind, keys: {keys}"
         raise DataError(what, hint="keep one" if kinds else f"a row has {KNOWN}")
     if kinds[0] != "tokens":
         refuse_broken_text(value)
@@ -146,9 +142,7 @@ def refuse_broken_text(value: object) -> None:
         if "\0" in text:
             raise DataError("a NUL character in a text")
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise DataError(
-                "half of a surrogate pair in a text", hint="the program that wrote this file cut an emoji in two"
-            )
+            raise DataError("half of a surrogate pair in a text", hint="the program that wrote this file cut an emoji in two")
 
 
 def check_messages(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -157,11 +151,7 @@ def check_messages(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     messages = value.get("messages")
     if "preferred_output" in value:
         given, preferred = value.get("input"), value["preferred_output"]
-        if (
-            not isinstance(given, dict)
-            or not isinstance(given.get("messages"), list)
-            or not isinstance(preferred, list)
-        ):
+        if not isinstance(given, dict) or not isinstance(given.get("messages"), list) or not isinstance(preferred, list):
             raise DataError("a preference row without `input.messages` and `preferred_output`")
         messages = [*unlearned(given["messages"]), *preferred]
     return "messages", chat(messages, given.get("tools"))
@@ -208,9 +198,7 @@ def chat(messages: object, tools: object) -> dict[str, Any]:
 
 def unlearned(messages: list[Any]) -> list[Any]:
     """Messages whose assistant turns are given, not learned."""
-    return [
-        {**one, "weight": 0} if isinstance(one, dict) and one.get("role") == "assistant" else one for one in messages
-    ]
+    return [{**one, "weight": 0} if isinstance(one, dict) and one.get("role") == "assistant" else one for one in messages]
 
 
 def check_instruction(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -280,9 +268,7 @@ def integers(value: Mapping[str, Any], key: str, highest: int) -> np.ndarray[Any
     if not isinstance(listed, list) or not all(isinstance(one, int) for one in listed):
         raise DataError(f"`{key}` is not a list of whole numbers")
     if listed and not 0 <= min(listed) <= max(listed) <= highest:
-        raise DataError(
-            f"`{key}` holds {min(listed) if min(listed) < 0 else max(listed)}: it may go from 0 to {highest}"
-        )
+        raise DataError(f"`{key}` holds {min(listed) if min(listed) < 0 else max(listed)}: it may go from 0 to {highest}")
     return np.array(listed, np.int64)
 
 

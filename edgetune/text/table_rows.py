@@ -28,9 +28,7 @@ def table_values(path: Path) -> Iterator[Parsed | Problem]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
     if len(set(names)) != len(names) or not all(names):
-        raise DataError(
-            "the first line must name each column once", file=path, line=1, hint="prompt,completion for example"
-        )
+        raise DataError("the first line must name each column once", file=path, line=1, hint="prompt,completion for example")
     reader = csv.reader(numbered, delimiter=delimiter, strict=True)
     line = 2
     try:
@@ -65,9 +63,7 @@ def parquet_values(path: Path) -> Iterator[Parsed | Problem]:
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise DataError(
-            "Parquet needs pyarrow", file=path, hint="pip install 'edgetune[parquet]', or save as JSONL"
-        ) from None
+        raise DataError("Parquet needs pyarrow", file=path, hint="pip install 'edgetune[parquet]', or save as JSONL") from None
     try:
         with parquet.ParquetFile(path) as file:
             number = 0

@@ -92,18 +92,14 @@ def raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
+def to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
     """JSON as a model reads it: jinja2's own filter escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def compiled(source: str, now: str | None) -> jinja2.Template:
     """The template in the sandbox. `now`: the time that strftime_now tells, in ISO format; None: the real one."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = to_json
 
     def strftime_now(form: str) -> str:
@@ -178,7 +174,8 @@ def main() -> None:
     made: list[jinja2.Template] = []
     write(answer(lambda: made.append(compiled(setup["template"], setup["now"])) or "", setup["seconds"]))
     for line in sys.stdin if made else ():
-        for messages, tools, prompt, Generation.marked in json.loads(line):
+        for messages, tools, prompt, marked in json.loads(line):
+            Generation.marked = marked
             context = {
                 "messages": messages,
                 "tools": tools,

@@ -55,9 +55,7 @@ class Tokenizer:
         self.control: Mapping[str, int] = {text: token.id for text, token in vocabulary.control.items()}
         self.control_ids = frozenset(self.control.values())
         self.pattern = pattern_of(vocabulary.control.values())
-        self.bos_id = self.named(
-            facts, "bos_token", vocabulary.bos_id if vocabulary.bos_id is not None else facts.bos_id
-        )
+        self.bos_id = self.named(facts, "bos_token", vocabulary.bos_id if vocabulary.bos_id is not None else facts.bos_id)
         ends = facts.end_ids[:1] or (None,)
         self.eos_id = self.named(facts, "eos_token", vocabulary.eos_id if vocabulary.eos_id is not None else ends[0])
         self.pad_id = self.named(facts, "pad_token", None)
@@ -65,11 +63,7 @@ class Tokenizer:
         by_name = (at for text, at in self.control.items() if text in END_NAMES)
         self.end_ids = frozenset((*facts.end_ids, *by_name, *(() if self.eos_id is None else (self.eos_id,))))
         self.names: Mapping[str, str] = self.known_names(facts)
-        rule = (
-            facts.adds_bos
-            if facts.adds_bos is not None
-            else self.bos_id is not None and vocabulary.begins_with(self.bos_id)
-        )
+        rule = facts.adds_bos if facts.adds_bos is not None else self.bos_id is not None and vocabulary.begins_with(self.bos_id)
         self.adds_bos = self.bos_id is not None and rule
 
     def named(self, facts: TokenizerFiles, name: str, otherwise: int | None) -> int | None:
@@ -83,17 +77,13 @@ class Tokenizer:
         text = facts.names[name]
         token = self.vocabulary.id_of(text)
         if token is None and name in ("bos_token", "eos_token"):
-            raise TokenizerError(
-                f"{name} {text!r} is not in the vocabulary", file=self.folder / "tokenizer_config.json"
-            )
+            raise TokenizerError(f"{name} {text!r} is not in the vocabulary", file=self.folder / "tokenizer_config.json")
         return token
 
     def known_names(self, facts: TokenizerFiles) -> dict[str, str]:
         """The texts of the named tokens, as chat templates know them: bos_token, eos_token, …"""
         own = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
-        found = {
-            name: self.vocabulary.piece(at).decode("utf-8", "replace") for name, at in own.items() if at is not None
-        }
+        found = {name: self.vocabulary.piece(at).decode("utf-8", "replace") for name, at in own.items() if at is not None}
         return found | facts.names
 
     def encode(self, text: str, *, control: bool = False, start: bool = True) -> list[int]:
@@ -105,14 +95,11 @@ class Tokenizer:
     def controls(self, text: str, shielded: Sequence[tuple[int, int]] = ()) -> list[Control]:
         """The control tokens in a text, but for those that touch a shielded span: there they are text."""
         found = (
-            Control(match.start(), match.end(), self.vocabulary.control[match[0]])
-            for match in self.pattern.finditer(text)
+            Control(match.start(), match.end(), self.vocabulary.control[match[0]]) for match in self.pattern.finditer(text)
         )
         return [one for one in found if not any(left < one.stop and one.start < right for left, right in shielded)]
 
-    def runs(
-        self, text: str, controls: Sequence[Control], *, start: bool = True, cuts: Sequence[int] = ()
-    ) -> Iterator[Run]:
+    def runs(self, text: str, controls: Sequence[Control], *, start: bool = True, cuts: Sequence[int] = ()) -> Iterator[Run]:
         """Text to ids, stretch by stretch, with these control tokens parsed.
 
         `cuts`, in order: where the text is cut besides, so that no token crosses; what comes after continues what came

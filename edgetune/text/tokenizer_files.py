@@ -102,18 +102,10 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     special_map = read_json(folder / "special_tokens_map.json", SpecialTokens) or SpecialTokens()
     generation = read_json(folder / "generation_config.json", TokenIds) or TokenIds()
     model = read_json(folder / "config.json", TokenIds) or TokenIds()
-    said = {
-        name: token
-        for tokens in (special_map, config)
-        for name in NAMES
-        if (token := getattr(tokens, name)) is not UNSET
-    }
+    said = {name: token for tokens in (special_map, config) for name in NAMES if (token := getattr(tokens, name)) is not UNSET}
     names = {name: text_of(token) for name, token in said.items() if token is not None}
     special = extra_tokens(config) | extra_tokens(special_map)
-    added = {
-        token.content: msgspec.structs.replace(token, id=at)
-        for at, token in (config.added_tokens_decoder or {}).items()
-    }
+    added = {token.content: msgspec.structs.replace(token, id=at) for at, token in (config.added_tokens_decoder or {}).items()}
     for text, at in (read_json(folder / "added_tokens.json", dict[str, int]) or {}).items():
         added.setdefault(text, AddedToken(text, at, special=text in special or text in names.values()))
     bos = first_id(generation.bos_token_id) if generation.bos_token_id is not None else first_id(model.bos_token_id)
@@ -143,9 +135,7 @@ def first_id(value: int | list[int] | None) -> int | None:
     return next(iter(ids_of(value)), None)
 
 
-def read_json(
-    path: Path, kind: type[Decoded], error: type[InputError] = TokenizerError, limit: int = SMALL
-) -> Decoded | None:
+def read_json(path: Path, kind: type[Decoded], error: type[InputError] = TokenizerError, limit: int = SMALL) -> Decoded | None:
     """A JSON file of a known shape; None where there is no such file.
 
     Raises:
@@ -157,9 +147,7 @@ def read_json(
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise error(
-            f"is damaged: {problem}", file=path, hint="get this file anew from where the model came from"
-        ) from None
+        raise error(f"is damaged: {problem}", file=path, hint="get this file anew from where the model came from") from None
 
 
 def read_bytes(path: Path, error: type[InputError] = TokenizerError, limit: int = SMALL) -> bytes | None:

@@ -11,7 +11,7 @@ A folder is written under a temporary name, flushed, and renamed; old ones are r
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ PARAMETERS, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "MANIFEST.json",
 )
+MADE_OF = ("config_hash", "data_fingerprint", "base_fingerprint", "workers", "versions")  # fields of the state
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -74,6 +75,8 @@ def folder_of(run: Path, step: int) -> Path:
 def save(run: Path, state: TrainingState, parameters: Arrays, moments: Arrays, keep: int) -> Path:
     """Writes the checkpoint of a step and removes the oldest beyond `keep`; the best one always stays.
 
+    Later steps than this one go too: a run that resumes before them did not believe them.
+
     Raises:
         DiskFull: no room; the older checkpoints are untouched.
     """
@@ -89,28 +92,42 @@ def save(run: Path, state: TrainingState, parameters: Arrays, moments: Arrays, k
         (part / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2), "utf-8")
     with whole_file(folder.parent / "LATEST", "latest") as part:
         part.write_text(folder.name + "\n", "utf-8")
-    for old in [step for step in steps(run) if step != state.best_step][:-keep]:
+    there = steps(run)
+    earlier = [step for step in there if step <= state.step and step != state.best_step]
+    for old in [*earlier[:-keep], *(step for step in there if step > state.step)]:
         discard(folder_of(run, old), "rotate")
     return folder
 
 
 def steps(run: Path) -> list[int]:
-    """The steps that have a checkpoint folder, oldest first. What a killed process left half is swept away."""
+    """The steps that have a checkpoint folder, oldest first."""
     parent = run / "checkpoints"
     if not parent.is_dir():
         return []
-    sweep(parent)
     matches = (re.fullmatch(r"step-(\d{6,9})", path.name) for path in parent.iterdir() if path.is_dir())
     return sorted(int(match[1]) for match in matches if match)
 
 
+def tidy(run: Path) -> None:
+    """Removes what a killed process left half. Only for the run's one writer: another's would be work in progress."""
+    for folder in (run, run / "checkpoints"):
+        sweep(folder)
+
+
 def newest(run: Path) -> Iterator[Checkpoint | CheckpointError]:
-    """The checkpoints from the newest back: each verified and read, or the reason why it is not believed."""
+    """The checkpoints from the newest back: each verified and read, or the reason why it is not believed.
+
+    Raises:
+        CheckpointError: one is whole, but of another version: older ones must not take its place.
+    """
     for step in reversed(steps(run)):
+        folder = folder_of(run, step)
         try:
-            yield read(folder_of(run, step))
+            verify(folder)
         except CheckpointError as error:
             yield error
+        else:
+            yield decoded(folder)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -120,12 +137,19 @@ def read(folder: Path) -> Checkpoint:
         CheckpointError: a file is absent or differs from the manifest, or another version wrote it.
     """
     verify(folder)
+    return decoded(folder)
+
+
+def decoded(folder: Path) -> Checkpoint:
+    """The contents of a checkpoint that is what was written. Every version's has these files, and a format in its state.
+
+    Raises:
+        CheckpointError: another version wrote it.
+    """
     try:
         state = msgspec.json.decode((folder / STATE).read_bytes(), type=TrainingState)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(
-            f"state.json: {error}", file=folder, hint="another version of EdgeTune wrote it"
-        ) from None
+        raise CheckpointError(f"state.json: {error}", file=folder, hint="another version of EdgeTune wrote it") from None
     if state.format != FORMAT:
         raise CheckpointError(
             f"has format {state.format}, this version reads {FORMAT}", file=folder, hint="use the version that wrote it"
@@ -138,6 +162,21 @@ def read(folder: Path) -> Checkpoint:
     )
 
 
+def copy_into(arrays: Mapping[str, NDArray[np.float32]], saved: Mapping[str, NDArray[np.float32]]) -> None:
+    """Overwrites arrays in place with saved ones.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    if other := arrays.keys() ^ saved.keys():
+        raise ValueError(f"{min(other)} is only in one of them")
+    for name, array in arrays.items():
+        if array.shape != saved[name].shape:
+            raise ValueError(f"{name} is {saved[name].shape} there, {array.shape} here")
+    for name, array in arrays.items():
+        array[...] = saved[name]
+
+
 def verify(folder: Path) -> None:
     """Compares every file with the manifest.
 
@@ -147,11 +186,11 @@ def verify(folder: Path) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError("has no readable manifest", file=folder) from None
-    if set(expected) != {PARAMETERS, OPTIMIZER, STATE}:
+    if not {PARAMETERS, OPTIMIZER, STATE} <= expected.keys():
         raise CheckpointError("its manifest names other files", file=folder)
-    for name, (size, digest) in expected.items():
-        file = folder / name
+    for name in (PARAMETERS, OPTIMIZER, STATE):
+        file, (size, digest) = folder / name, expected[name]
         if not file.is_file() or file.stat().st_size != size or sha256(file) != digest:
             raise CheckpointError(f"{name} is not what was written", file=folder)

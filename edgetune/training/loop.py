@@ -12,7 +12,7 @@ def train(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
     A checkpoint is written before the first step, whenever it is due, and for every best validation: the best one is what
     the run hands over. Asked to stop, the loop ends after the step at hand, saved.
     """
-    if run.step == 0:
+    if run.step == 0 and run.state.best_loss is None:  # not where a run goes on from its first checkpoint
         yield from run.validate()
         yield run.save()
     while run.step < run.total_steps and not run.is_stale:

@@ -7,15 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.config import TrainingConfig
+from edgetune.training.checkpoint import copy_into
 
 Floats = NDArray[np.float32]
 
 
 def global_norm(gradients: Mapping[str, Floats]) -> float:
     """The length of all gradients taken as one vector, summed in float64."""
-    return math.sqrt(
-        sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values()))
-    )
+    return math.sqrt(sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values())))
 
 
 class AdamW:
@@ -58,8 +57,10 @@ class AdamW:
         return named | {f"square.{name}": array for name, array in self.square.items()}
 
     def restore(self, arrays: Mapping[str, Floats], updates: int) -> None:
-        """Puts moments back that `arrays` gave. KeyError or ValueError where they are not of these parameters."""
+        """Puts moments back that `arrays` gave.
+
+        Raises:
+            ValueError: they are not of these parameters.
+        """
+        copy_into(self.arrays(), arrays)
         self.updates = updates
-        for prefix, moments in (("mean", self.mean), ("square", self.square)):
-            for name, moment in moments.items():
-                moment[...] = arrays[f"{prefix}.{name}"]

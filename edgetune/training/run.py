@@ -82,12 +82,10 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        loss, gradients = self.runner.loss_and_gradients(
-            row_loss(self.model, self.recompute), rows, training.seed, step
-        )
+        loss, gradients = self.runner.loss_and_gradients(row_loss(self.model, self.recompute), rows, training.seed, step)
         norm = global_norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
-            return self.skip(loss, sequences)
+            return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
         rate = rate_at(step, self.total_steps, training)
         scale = min(1.0, training.clip / (norm + 1e-6)) if training.clip else 1.0
         self.optimizer.update(gradients, rate, scale)
@@ -113,19 +111,18 @@ class Run:
             memory_bytes=peak_memory(),
         )
 
-    def skip(self, loss: float, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
-        """Leaves everything as it is and goes on, if it did not happen too often."""
-        rows = [
-            f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence
-        ]
+    def skip(self, reason: str, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
+        """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned."""
+        rows = [f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence]
         skipped = self.state.skipped_in_row + 1
-        if skipped > SKIPS_ALLOWED:
-            message = f"step {self.step + 1}: the loss is {loss}, {skipped} times in a row; rows {', '.join(rows[:5])}"
+        is_last_chance = self.step + 1 == self.total_steps and not self.state.updates
+        if skipped > SKIPS_ALLOWED or is_last_chance:
+            message = f"step {self.step + 1}: {reason}, {skipped} times in a row; rows {', '.join(rows[:5])}"
             raise VerificationFailed(
                 message, hint="lower training.rate, or look at these rows; the last good checkpoint is kept"
             )
         self.note(step=self.step + 1, skipped_in_row=skipped)
-        return StepSkipped(step=self.step, reason=f"the loss is {loss}", rows=rows)
+        return StepSkipped(step=self.step, reason=reason, rows=rows)
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -143,9 +140,7 @@ class Run:
                 self.note(best_step=self.step, best_loss=loss, stale_validations=0)
             else:
                 self.note(stale_validations=self.state.stale_validations + 1)
-            yield ValidationFinished(
-                step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best
-            )
+            yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best)
         for prompt in self.config.checks.samples:
             yield SampleWritten(step=self.step, prompt=prompt, reply=self.answer(prompt))
 
@@ -157,10 +152,9 @@ class Run:
         else:
             start = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
             ids = [*start, *self.tokenizer.encode(prompt)]
+        end_ids = self.template.end_ids if self.template else self.tokenizer.end_ids
         generator = Generator(self.model, self.parameters)
-        return self.tokenizer.decode(
-            list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=self.tokenizer.end_ids))
-        )
+        return self.tokenizer.decode(list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=end_ids)))
 
     @property
     def is_stale(self) -> bool:
@@ -174,16 +168,21 @@ class Run:
         started = time.monotonic()
         if not self.valid_rows:
             self.note(best_step=self.step)
-        folder = checkpoint.save(
-            self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep
-        )
+        folder = checkpoint.save(self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep)
         return CheckpointSaved(step=self.step, folder=str(folder), seconds=time.monotonic() - started)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Puts everything back as it was when the checkpoint was written. The arrays stay where they are in memory."""
-        copy_into(self.parameters, saved.parameters)
+        """Puts everything back as it was when the checkpoint was written. The arrays stay where they are in memory.
+
+        What the run is made of is what it is made of now: after a forced resume, the next one need not be forced.
+
+        Raises:
+            ValueError: the checkpoint is of other arrays.
+        """
+        checkpoint.copy_into(self.parameters, saved.parameters)
         self.optimizer.restore(saved.moments, saved.state.updates)
-        self.state = saved.state
+        now = {name: getattr(self.state, name) for name in checkpoint.MADE_OF}
+        self.state = msgspec.structs.replace(saved.state, **now)
 
     def best_parameters(self) -> Mapping[str, NDArray[np.float32]]:
         """What the run hands over: the parameters of its best checkpoint."""
@@ -200,9 +199,3 @@ class Run:
     def tokens_per_second(self) -> float:
         """The median over the steps of this process."""
         return statistics.median(self.rates) if self.rates else 0.0
-
-
-def copy_into(parameters: Parameters, saved: Mapping[str, NDArray[np.float32]]) -> None:
-    """Overwrites arrays in place. KeyError or ValueError where names or shapes differ."""
-    for name, array in parameters.items():
-        array[...] = saved[name]

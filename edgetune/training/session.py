@@ -90,9 +90,7 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
     if anew and config.adapter.method != "full":
         raise ConfigError('adapter.init_from = "random" draws the whole model anew', hint='set adapter.method = "full"')
     if config.adapter.method == "full" and config.adapter.init_from not in ("", "random"):
-        raise ConfigError(
-            "adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"'
-        )
+        raise ConfigError("adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"')
     weights = None if anew else WeightFolder(folder)
     if weights is not None:
         check_shapes(spec, weights, folder)
@@ -146,9 +144,7 @@ def train(
         DiskFull, VerificationFailed: the run ended; its last good checkpoint is kept.
     """
     if (folder / "run.toml").exists():
-        raise CheckpointError(
-            "holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run"
-        )
+        raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
     run = build(prepared, folder, resources)
     require_space(folder, 4 * run_bytes(run) * (prepared.config.checks.keep + 2))
     with disk_errors(folder):
@@ -176,6 +172,7 @@ def resume(
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
+        checkpoint.tidy(folder)
         run = build(prepared, folder, resources)
         for saved in checkpoint.newest(folder):
             if isinstance(saved, CheckpointError):
@@ -184,7 +181,7 @@ def resume(
             check_same(saved.state, run.state, folder, force)
             try:
                 run.restore(saved)
-            except (KeyError, ValueError) as error:
+            except ValueError as error:
                 raise CheckpointError(
                     f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
                 ) from None
@@ -276,7 +273,8 @@ def start_adapter(prepared: Prepared) -> LoraAdapter:
     config = prepared.config
     if not config.adapter.init_from:
         return new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
-    adapter = read_peft(Path(config.adapter.init_from))
+    given = Path(config.adapter.init_from)
+    adapter = read_peft(given / "adapter" if (given / "run.toml").exists() else given)
     check_fits(adapter, prepared.spec)
     return LoraAdapter(adapter.factors, base_name(config.model), config.adapter.dropout, adapter.rslora)
 
@@ -320,9 +318,7 @@ def follow(
         for event in loop(run, should_stop):
             tell(event)
             if isinstance(event, RunStopped):
-                raise StoppedEarly(
-                    f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}"
-                )
+                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
         finished = finish(run, prepared, started)
     except EdgeTuneError as error:
         if not isinstance(error, StoppedEarly):
@@ -372,9 +368,12 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         CheckpointError: a field differs; the message names it.
     """
     for name, what in (
-        ("config_hash", "run.toml"), ("data_fingerprint", "the rows, tokenizer or template"), ("base_fingerprint", "the base model"),
-        ("workers", "the number of workers"), ("versions", "EdgeTune or NumPy"),
-    ):  # fmt: skip
+        ("config_hash", "run.toml"),
+        ("data_fingerprint", "the rows, tokenizer or template"),
+        ("base_fingerprint", "the base model"),
+        ("workers", "the number of workers"),
+        ("versions", "EdgeTune or NumPy"),
+    ):
         if getattr(saved, name) != getattr(now, name) and not force:
             raise CheckpointError(
                 f"{what} changed since the run began",

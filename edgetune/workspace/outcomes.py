@@ -98,14 +98,14 @@ def answered(
 
 
 def questions_of(files: Sequence[Path]) -> list[Question]:
-    """The last answer of every row, and what comes before it."""
+    """The last answer of every row that ends with one in words, and what comes before it."""
     questions: list[Question] = []
     for row in read_rows(list(files)):
         if not isinstance(row, RawRow):
             continue
-        messages = row.messages()
-        if messages and len(messages) > 1 and messages[-1]["role"] == "assistant":
-            questions.append(Question(messages[:-1], str(messages[-1].get("content") or "")))
+        chat = row.conversation()
+        if chat and len(chat.messages) > 1 and chat.messages[-1]["role"] == "assistant" and chat.messages[-1].get("content"):
+            questions.append(Question(chat.messages[:-1], str(chat.messages[-1]["content"]), chat.tools))
     return questions
 
 

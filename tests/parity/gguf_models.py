@@ -5,7 +5,9 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +19,7 @@ from edgetune.text.byte_level import BYTE_OF
 
 TEXT = """the cat sat on the mat and the dog ran to the house in 1984 and 2026 what's it to you? it's the end, isn't it
 hello world, this is a small tokenizer that knows small words and the numbers 10 100 1000 of the people who said hello"""
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -63,7 +63,7 @@ def merges_of(words: Sequence[Sequence[str]], count: int) -> list[tuple[str, str
     pieces = [list(word) for word in words]
     merges: list[tuple[str, str]] = []
     for _ in range(count):
-        pairs = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in pieces for pair in pairwise(word))
         left, right = max(sorted(pairs), key=lambda pair: pairs[pair])
         merges.append((left, right))
         for word in pieces:
@@ -108,7 +108,7 @@ def write_tokenizer_config(
 def pieces() -> list[tuple[str, float, int]]:
     """A SentencePiece BPE vocabulary: text, score, type."""
     words = [["▁", *word] for word in TEXT.split()]
-    made = list(dict.fromkeys(left + right for left, right in merges_of(words, 60)))
+    made = list(dict.fromkeys([*(left + right for left, right in merges_of(words, 60)), "he", "th", "nd", "▁th", "ll"]))
     letters = sorted({letter for word in words for letter in word})
     listed = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256))]
     return [*listed, *((text, -float(rank), 1) for rank, text in enumerate([*made, *letters]))]
@@ -138,8 +138,7 @@ def write_sentencepiece(folder: Path, extra: Mapping[str, bool], template: str =
     )
     if model:
         content = b"".join(
-            field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
-            for text, score, kind in entries
+            field(1, field(1, text.encode()) + field(2, score) + field(3, kind)) for text, score, kind in entries
         )
         rules = field(1, b"identity") + field(3, 1) + field(4, 0)
         (folder / "tokenizer.model").write_bytes(content + field(2, field(3, 2) + field(35, 1)) + field(3, rules))
@@ -193,10 +192,16 @@ def write_weights(folder: Path, dtype: str, shards: int = 1) -> None:
         return stored_as(values + 1 if name.endswith("norm.weight") else values, dtype)
 
     for file, held in files.items():
+        (folder / file).unlink(missing_ok=True)
         save_safetensors(folder / file, [(name, dtype, shapes[name]) for name in held], data, {"format": "pt"})
 
 
-CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 def write_config(folder: Path, family: str, vocab: int, **changes: Any) -> None:
@@ -225,7 +230,7 @@ class Case(NamedTuple):
     tokenizer: str  # a pre-tokenizer's name, "sentencepiece", "converted", or "asset"
     dtype: str
     kinds: tuple[str, ...]
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = MappingProxyType({})
     asset: str = ""
     shards: int = 1
     padding: int = 0  # rows of the embedding that no token has
@@ -250,7 +255,11 @@ CASES = {
         "smollm",
         "F16",
         ("F32", "F16", "BF16"),
-        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}, "attention_bias": True, "mlp_bias": True},
+        {
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
     ),
     "llama-yarn-own-attention-factor": Case(
         "llama", "gpt-2", "BF16", ("F16",), {"rope_scaling": {**YARN, "attention_factor": 1.5}}
@@ -271,7 +280,12 @@ CASES = {
     "qwen3-untied": Case("qwen3", "qwen2", "F16", ("F16",), {"head_dim": 16}),
     "stories260K": Case("llama", "asset", "F32", ALL, asset="weights/stories260K-hf"),
     "qwen2.5-tokenizer": Case(
-        "qwen2", "asset", "BF16", ("F16",), {"vocab_size": 151936, "hidden_size": 32, "bos_token_id": 151643, "eos_token_id": 151645}, asset="tokenizers/qwen2.5"
+        "qwen2",
+        "asset",
+        "BF16",
+        ("F16",),
+        {"vocab_size": 151936, "hidden_size": 32, "bos_token_id": 151643, "eos_token_id": 151645},
+        asset="tokenizers/qwen2.5",
     ),
     "smollm2-tokenizer": Case("llama", "asset", "BF16", ("F16",), {"vocab_size": 49152}, asset="tokenizers/smollm2"),
     "mistral-tokenizer": Case("mistral", "asset", "BF16", ("F16",), {"vocab_size": 32000}, asset="tokenizers/mistral-7b-v0.1"),

@@ -84,5 +84,7 @@ def compare_metadata(name: str, header: GgufHeader, expected: dict[str, Any]) ->
     allowed = ALWAYS_SAID | LEFT_OUT | DIFFER.get(name, set())
     surprising = {key for key in differ if key not in allowed and key.removeprefix(f"{header.architecture}.") not in allowed}
     assert {key: (ours.get(key), expected.get(key)) for key in surprising} == {}
-    said = {key for key in differ if key in expected and key in ours and key.removeprefix(f"{header.architecture}.") in ALWAYS_SAID}
+    said = {
+        key for key in differ if key in expected and key in ours and key.removeprefix(f"{header.architecture}.") in ALWAYS_SAID
+    }
     assert not said, "what the converter says too must be the same"

@@ -2,10 +2,10 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,8 +37,9 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def nodes(file: Path) -> Iterator[ast.AST]:
-    yield from ast.walk(ast.parse(file.read_text("utf-8")))
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text("utf-8"))))
 
 
 def imports(file: Path) -> set[str]:
@@ -68,12 +69,15 @@ def test_help_loads_nothing_heavy_either() -> None:
 
 
 def test_help_answers_in_a_third_of_a_second() -> None:
-    def seconds() -> float:
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "edgetune", "--help"], capture_output=True, check=True, cwd=ROOT)
-        return time.perf_counter() - begin
+    """Counted in the processor's seconds: what else this machine does meanwhile is not the help's."""
 
-    assert any(seconds() < 0.3 for _ in range(8)), "in eight attempts never faster"
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "edgetune", "--help"], capture_output=True, check=True, cwd=ROOT)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 def test_llama_cpp_is_loaded_by_its_child_process_only() -> None:

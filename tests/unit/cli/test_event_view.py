@@ -89,7 +89,7 @@ def test_rows_left_out_are_counted_not_listed(capsys: pytest.CaptureFixture[str]
         RowsLeftOut(file="a.jsonl", line=n, kind="too long" if n % 2 else "broken", message="1,300 tokens") for n in range(1, 6)
     ]
     lines = shown([*left_out, STARTED], capsys)
-    assert lines[0] == "warning: 5 rows are not learned as they are: 3 too long, 2 broken"
+    assert lines[0] == "warning: rows not learned as they are: 5 (3 too long, 2 broken)"
     assert lines[1] == "hint: the first is a.jsonl:1: 1,300 tokens; `edgetune data` lists them all"
     assert len(lines) == 4
 

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgetune.cli.main import main
+from edgetune.cli.signals import SIGNALS
 from edgetune.errors import CheckpointError
 from edgetune.events import RunFinished, RunStarted, StepFinished, read
 from edgetune.training import checkpoint
@@ -99,10 +99,18 @@ def test_the_plan_comes_true(config: Path, tmp_path: Path, capsys: pytest.Captur
     assert "fits: " in capsys.readouterr().out
 
 
-def train_in_a_process(config: Path, run: Path, *settings: str) -> subprocess.Popen[str]:
-    options = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "edgetune", "train", str(config), "--run", str(run), "--json", *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+def train_in_a_process(config: Path, run: Path) -> subprocess.Popen[str]:
+    """A run without end. Its signals are those of a terminal: tests that run in the background may ignore some."""
+
+    def as_in_a_terminal() -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+
+    settings = ["--set", "training.steps=1000000", "--set", "checks.eval_every=0"]
+    command = [sys.executable, "-m", "edgetune", "train", str(config), "--run", str(run), "--json", *settings]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    )
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -116,10 +124,10 @@ def wait_for_step(run: Path, step: int) -> None:
     pytest.fail("the run does not get on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_with_everything_saved(config: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
-    process = train_in_a_process(config, run, "training.steps=100000", "checks.eval_every=0")
+    process = train_in_a_process(config, run)
     wait_for_step(run, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -132,7 +140,7 @@ def test_a_signal_stops_with_everything_saved(config: Path, tmp_path: Path, numb
 
 def test_the_second_signal_leaves_at_once(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = train_in_a_process(config, run, "training.steps=100000", "checks.eval_every=0")
+    process = train_in_a_process(config, run)
     wait_for_step(run, 2)
     process.send_signal(signal.SIGSTOP)  # both signals are there before the step can end
     process.send_signal(signal.SIGTERM)

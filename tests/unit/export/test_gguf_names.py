@@ -34,7 +34,7 @@ def names(spec: ModelSpec) -> set[str]:
 
 
 def test_a_llama_in_llama_cpps_names() -> None:
-    kinds = "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down attn_norm ffn_norm".split()
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
     blocks = {f"blk.{layer}.{kind}.weight" for layer in range(2) for kind in kinds}
     assert names(SPEC) == blocks | {"token_embd.weight", "output_norm.weight", "output.weight"}
 
@@ -63,7 +63,9 @@ def test_biases_and_head_norms() -> None:
     ],
 )
 def test_what_the_graph_lacks_is_refused_by_name(spec: ModelSpec, missing: str) -> None:
-    with pytest.raises(ModelError, match=f"llama.cpp's {'llama' if spec.family == 'llama' else spec.family} graph has no .*{missing}"):
+    with pytest.raises(
+        ModelError, match=f"llama.cpp's {'llama' if spec.family == 'llama' else spec.family} graph has no .*{missing}"
+    ):
         hyperparameters(spec)
     with pytest.raises(ModelError, match=missing):
         named_tensors(spec)

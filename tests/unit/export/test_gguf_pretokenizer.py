@@ -34,7 +34,10 @@ def test_the_same_split_in_other_words() -> None:
         ({"type": "BertPreTokenizer"}, "BertPreTokenizer"),
         ({"type": "Whitespace"}, "Whitespace"),
         (byte_level_step(True) | {"add_prefix_space": True}, "ByteLevel"),
-        ({"type": "Sequence", "pretokenizers": [byte_level_step(True), {"type": "Digits", "individual_digits": True}]}, "Digits"),
+        (
+            {"type": "Sequence", "pretokenizers": [byte_level_step(True), {"type": "Digits", "individual_digits": True}]},
+            "Digits",
+        ),
         ({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "MergedWithNext", "invert": False}, "Split"),
         (None, r"\(none\)"),
         ({"type": "\x1b[2J"}, r"\\x1b"),

@@ -19,7 +19,7 @@ from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.transformer import logits
-from edgetune.architecture.weights import WeightFolder, read_header, save_safetensors, stored_as
+from edgetune.architecture.weights import WeightFolder, save_safetensors, stored_as
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.ops import Row
 from edgetune.errors import AdapterError, DiskFull, InputError, ModelError
@@ -35,7 +35,9 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_merged_model_computes_what_base_and_adapter_compute(tiny_model: Path, adapter_folder: Path, tmp_path: Path) -> None:
+def test_the_merged_model_computes_what_base_and_adapter_compute(
+    tiny_model: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
     result = merge(tiny_model, adapter_folder, tmp_path / "merged")
     assert (result.out, result.dtype) == (tmp_path / "merged", "float32")
     adapted, ids = open_adapted(tiny_model, adapter_folder), np.arange(1, 40, dtype=np.int32)
@@ -167,10 +169,12 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_written(
     tiny_model: Path, tmp_path: Path, path: str, shape: tuple[int, int], words: str
 ) -> None:
     adapter = adapter_with(tmp_path / "adapter", **{QUERY.replace(".", "__"): factors(32, 32)})
-    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
-    del config
+    weights = adapter / "adapter_model.safetensors"
     prefix = f"base_model.model.{path}"
-    arrays = {f"{prefix}.lora_A.weight": np.ones((2, shape[1]), np.float32), f"{prefix}.lora_B.weight": np.ones((shape[0], 2), np.float32)}
+    arrays = {
+        f"{prefix}.lora_A.weight": np.ones((2, shape[1]), np.float32),
+        f"{prefix}.lora_B.weight": np.ones((shape[0], 2), np.float32),
+    }
     weights.unlink()
     save_safetensors(weights, [(name, "F32", array.shape) for name, array in arrays.items()], arrays.__getitem__)
     with pytest.raises(AdapterError, match=words) as caught:
@@ -216,19 +220,18 @@ def test_a_killed_merge_leaves_no_folder_and_the_next_one_works(tiny_model: Path
     assert load_model(tmp_path / "merged").layers
 
 
-def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
-    base, hidden = tmp_path / "base", 60_000
+def test_memory_does_not_grow_with_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetune.export.tensor_blocks.BLOCK", 1 << 16)
+    base, hidden = tmp_path / "base", 20_000
     base.mkdir()
     write_config(base, "llama", 300, intermediate_size=hidden, num_hidden_layers=1)
     write_weights(base, "BF16")
-    largest = read_header(base / "model.safetensors")[0]["model.layers.0.mlp.up_proj.weight"]
     random = np.random.default_rng(0)
     a, b = (random.normal(0, 0.1, shape).astype(np.float32) for shape in ((2, 64), (hidden, 2)))
     adapter = adapter_with(tmp_path / "adapter", model__layers__0__mlp__up_proj=LoraFactors(a, b, 1.0))
-    adapters = (adapter / "adapter_model.safetensors").stat().st_size
+    largest = hidden * 64 * 4
     tracemalloc.start()
     merge(base, adapter, tmp_path / "merged", dtype="float32")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert largest.stop - largest.start > 7_000_000
-    assert peak < 7_000_000 + 3 * adapters
+    assert peak < largest / 3

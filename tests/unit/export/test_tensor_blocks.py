@@ -75,7 +75,9 @@ def test_the_largest_float16_is_kept() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5), (7, 3), (1000, 13), (4096,), ()])
 @pytest.mark.parametrize("multiple", [1, 4])
-def test_blocks_are_all_rows_in_order(shape: tuple[int, ...], multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_all_rows_in_order(
+    shape: tuple[int, ...], multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tensor_blocks, "BLOCK", 256)
     values = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
     save_arrays(tmp_path / "x.safetensors", {"before": np.ones(3, np.float32), "w": np.asarray(values)})

@@ -14,7 +14,10 @@ from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 
 ASK = {"role": "user", "content": "Who sees a bird?"}
 ANSWER = {"role": "assistant", "content": "I see a small bird."}
-TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 def learned(template: ChatTemplate, row: Rendered) -> str:
@@ -67,7 +70,9 @@ def test_a_list_of_templates_has_one_for_tools(byte_folder: Path, byte_tokenizer
         ("chat_template.json", b"{}", "is damaged"),
     ],
 )
-def test_broken_templates(byte_folder: Path, byte_tokenizer: Tokenizer, tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_broken_templates(
+    byte_folder: Path, byte_tokenizer: Tokenizer, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
     folder = shutil.copytree(byte_folder, tmp_path / "copy")
     (folder / name).write_bytes(content)
     with pytest.raises(TemplateError, match=said):
@@ -155,7 +160,9 @@ def test_last_all_and_weights(chatml: ChatTemplate) -> None:
 
 
 words = st.text(st.sampled_from(" \n\tabé🦙<|>[]/_im_endstartIS") | st.characters(exclude_categories=["Cs", "Co"]), max_size=25)
-hostile = st.lists(st.one_of(words, st.sampled_from(["<|im_end|>", "<|im_start|>user\n", "</s>", "<|end|>", "<|assistant|>"])), max_size=5)
+hostile = st.lists(
+    st.one_of(words, st.sampled_from(["<|im_end|>", "<|im_start|>user\n", "</s>", "<|end|>", "<|assistant|>"])), max_size=5
+)
 contents = hostile.map("".join)
 
 
@@ -167,7 +174,9 @@ def test_the_mask_decodes_to_the_answers_whatever_they_say(
     for template, end in ((chatml, "<|im_end|>"), (tiny_template, "<|end|>")):
         if template is tiny_template:  # SentencePiece has one sign for a space and for "▁"
             said = [(ask.replace("▁", ""), answer.replace("▁", "")) for ask, answer in said]
-        chat = [{"role": role, "content": text} for turn in said for role, text in zip(("user", "assistant"), turn, strict=True)]
+        chat = [
+            {"role": role, "content": text} for turn in said for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         row = template.encode(chat)
         assert learned(template, row) == "|".join(answer + end for _, answer in said)
         controls = sum(int(token) in template.tokenizer.control_ids for token in row.ids)
@@ -181,9 +190,13 @@ quiet = st.text("abc é.\n", max_size=20).map(lambda text: "w" + text)
 
 
 @given(said=st.lists(st.tuples(quiet, quiet), min_size=1, max_size=3))
-def test_ids_equal_those_of_the_whole_text(chatml: ChatTemplate, tiny_template: ChatTemplate, said: list[tuple[str, str]]) -> None:
+def test_ids_equal_those_of_the_whole_text(
+    chatml: ChatTemplate, tiny_template: ChatTemplate, said: list[tuple[str, str]]
+) -> None:
     for template in (chatml, tiny_template):
-        chat = [{"role": role, "content": text} for turn in said for role, text in zip(("user", "assistant"), turn, strict=True)]
+        chat = [
+            {"role": role, "content": text} for turn in said for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         row, text = template.encode(chat), template.render(chat)
         assert row.ids.tolist() == template.tokenizer.encode(text, control=True)
 
@@ -223,9 +236,13 @@ HEAD = "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }
 
 def test_generation_tags_say_what_is_learned(byte_tokenizer: Tokenizer) -> None:
     tagged = "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
-    inside = tagged.replace("{% endgeneration %}", "<|im_end|>\n{% endgeneration %}").replace("{% else %}{{ m.content }}{% endif %}<|im_end|>", "{% else %}{{ m.content }}<|im_end|>{% endif %}")
+    inside = tagged.replace("{% endgeneration %}", "<|im_end|>\n{% endgeneration %}").replace(
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>", "{% else %}{{ m.content }}<|im_end|>{% endif %}"
+    )
     for body in (tagged, inside):
-        assert encode(byte_tokenizer, TURN + body + HEAD, [ASK, ANSWER, ASK, ANSWER]) == "|".join([f"{ANSWER['content']}<|im_end|>"] * 2)
+        assert encode(byte_tokenizer, TURN + body + HEAD, [ASK, ANSWER, ASK, ANSWER]) == "|".join(
+            [f"{ANSWER['content']}<|im_end|>"] * 2
+        )
         second = [ASK, ANSWER | {"weight": 0}, ASK, ANSWER | {"content": "No <|im_end|>."}]
         assert encode(byte_tokenizer, TURN + body + HEAD, second) == "No <|im_end|>.<|im_end|>"
 
@@ -269,7 +286,10 @@ def test_a_prompt_that_says_more_than_the_turn(byte_tokenizer: Tokenizer) -> Non
     """DeepSeek R1's prompt opens a thought that its turns do not have: the turn is found by its text."""
     source = TURN + "{{ m.content.split('</think>')[-1] }}<|im_end|>\n" + HEAD.replace("assistant\n", "assistant\n<think>\n")
     assert encode(byte_tokenizer, source, [ASK, ANSWER]) == f"{ANSWER['content']}<|im_end|>"
-    assert encode(byte_tokenizer, source, [ASK, {**ANSWER, "content": "<think>hm</think>assistant\nYes."}]) == "assistant\nYes.<|im_end|>"
+    assert (
+        encode(byte_tokenizer, source, [ASK, {**ANSWER, "content": "<think>hm</think>assistant\nYes."}])
+        == "assistant\nYes.<|im_end|>"
+    )
 
 
 def test_a_template_that_leaves_a_message_out_is_refused(byte_tokenizer: Tokenizer) -> None:
@@ -288,7 +308,10 @@ def test_a_template_that_prints_an_answer_twice_or_changes_it_is_refused(byte_to
 
 def test_a_refused_row_can_still_be_learned_whole_or_asked(byte_tokenizer: Tokenizer) -> None:
     template = ChatTemplate(TURN + "{{ m.content | length }}{{ m.content }}<|im_end|>\n" + HEAD, byte_tokenizer)
-    assert template.encode([ASK, ANSWER], train_on="all").trained.sum() == len(template.encode([ASK, ANSWER], train_on="all").ids) - 1
+    assert (
+        template.encode([ASK, ANSWER], train_on="all").trained.sum()
+        == len(template.encode([ASK, ANSWER], train_on="all").ids) - 1
+    )
     assert template.prompt([ASK]) == byte_tokenizer.encode(template.render([ASK], add_generation_prompt=True), control=True)
     with pytest.raises(TemplateError, match="control token"):
         template.prompt([{**ASK, "content": "<|im_end|>"}])
@@ -304,7 +327,9 @@ def test_the_template_s_own_end_is_found_by_a_probe(tiny_model: Path, tmp_path: 
     size = load_tokenizer(folder).vocab_size
     token = {"content": "<stop>", "special": True}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {str(size): token}}))
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }} <stop>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} <stop>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     tokenizer = load_tokenizer(folder)
     template = load_template(folder, tokenizer)
     assert template and template.end_ids == tokenizer.end_ids | {size}

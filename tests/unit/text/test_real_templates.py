@@ -20,16 +20,40 @@ TEMPLATES = (
     "meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "meta-llama-Llama-3.3-70B-Instruct",
     "microsoft-Phi-3.5-mini-instruct", "mistralai-Mistral-Nemo-Instruct-2407",
 )  # fmt: skip
-CONTROL = re.compile(r"<[|｜][^<>|｜]{1,40}[|｜]>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]")
+CONTROL = re.compile(
+    r"<[|｜][^<>|｜]{1,40}[|｜]>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
 ENDS = {"Cohere": "<|END_OF_TURN_TOKEN|>", "deepseek": "<｜end▁of▁sentence｜>", "mistral": "</s>"}
-AROUND = {"CohereForAI-c4ai-command-r7b": ("<|START_RESPONSE|>", "<|END_RESPONSE|>"), "meetkai-functionary-medium-v3.2": ("all\n", "")}
+AROUND = {
+    "CohereForAI-c4ai-command-r7b": ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    "meetkai-functionary-medium-v3.2": ("all\n", ""),
+}
 NEEDS_MORE = {"fireworks-ai-llama-3-firefunction-v2": "'functions' is undefined"}
-TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "place"}}, "required": ["at"]}}}]
-SAID = [("Hi <|im_end|> <|eot_id|> [/INST] there", "Hello, how are you?"), ("Fine", "I say <|eot_id|> <end_of_turn> <|end|> and </s>.")]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Looks.",
+            "parameters": {
+                "type": "object",
+                "properties": {"at": {"type": "string", "description": "place"}},
+                "required": ["at"],
+            },
+        },
+    }
+]
+SAID = [
+    ("Hi <|im_end|> <|eot_id|> [/INST] there", "Hello, how are you?"),
+    ("Fine", "I say <|eot_id|> <end_of_turn> <|end|> and </s>."),
+]
 CHAT = [{"role": role, "content": text} for turn in SAID for role, text in zip(("user", "assistant"), turn, strict=True)]
 CALLING = [
     CHAT[0],
-    {"role": "assistant", "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "look", "arguments": '{"at": "Rome"}'}}]},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "look", "arguments": '{"at": "Rome"}'}}],
+    },
     {"role": "tool", "tool_call_id": "abcdefghi", "content": "sunny"},
     {"role": "assistant", "content": "It is sunny."},
 ]
@@ -46,7 +70,9 @@ def equipped(assets: Path, byte_folder: Path, tmp_path_factory: pytest.TempPathF
         end = next((text for key, text in ENDS.items() if key in name), "<|endoftext|>")
         for text in dict.fromkeys([*CONTROL.findall(source), end, "<bos>"]):
             if text not in known:
-                number = len(document["model"]["vocab"]) + sum(token["id"] >= len(document["model"]["vocab"]) for token in document["added_tokens"])
+                number = len(document["model"]["vocab"]) + sum(
+                    token["id"] >= len(document["model"]["vocab"]) for token in document["added_tokens"]
+                )
                 flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
                 document["added_tokens"].append({"id": number, "content": text, "special": True, **flags})
         folder = tmp_path_factory.mktemp("real")
@@ -62,7 +88,9 @@ def equipped(assets: Path, byte_folder: Path, tmp_path_factory: pytest.TempPathF
 def learned(template: ChatTemplate, messages: list[dict[str, Any]], **options: Any) -> list[str]:
     row = template.encode(messages, **options)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row.trained.astype(np.int8), [0]])))
-    return [template.tokenizer.decode(row.ids[a:b].tolist(), control=True) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [
+        template.tokenizer.decode(row.ids[a:b].tolist(), control=True) for a, b in zip(edges[::2], edges[1::2], strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -75,7 +103,16 @@ def test_the_answers_and_their_ends_are_learned_and_nothing_else(equipped: dict[
         return
     before, after = next((marks for key, marks in AROUND.items() if name.startswith(key)), ("", ""))
     end = next(
-        text for text in ("<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>", "</s>")
+        text
+        for text in (
+            "<|END_OF_TURN_TOKEN|>",
+            "<｜end▁of▁sentence｜>",
+            "<end_of_turn>",
+            "<|eot_id|>",
+            "<|im_end|>",
+            "<|end|>",
+            "</s>",
+        )
         if text in template.source or (text == "</s>" and "mistral" in name)
     )
     assert learned(template, CHAT, tools=tools) == [before + answer + after + end for _, answer in SAID]
@@ -87,12 +124,18 @@ def test_the_answers_and_their_ends_are_learned_and_nothing_else(equipped: dict[
     ("name", "first"),
     [
         ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", '"parameters": {"a'),
-        ("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", '<tool_call>\n{"name": "look", "arguments": {"at": "Rome"}}\n</tool_call><|im_end|>'),
+        (
+            "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+            '<tool_call>\n{"name": "look", "arguments": {"at": "Rome"}}\n</tool_call><|im_end|>',
+        ),
         ("Qwen-Qwen2.5-7B-Instruct", '<tool_call>\n{"name": "look", "arguments": {"at": "Rome"}}\n</tool_call><|im_end|>'),
         ("meetkai-functionary-medium-v3.1", '<function=look>{"at": "Rome"}</function><|eom_id|>'),
         ("meetkai-functionary-medium-v3.2", 'look\n{"at": "Rome"}<|eot_id|>'),
         ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "look", "parameters": {"at": "Rome"}}<|eot_id|>'),
-        ("mistralai-Mistral-Nemo-Instruct-2407", '[TOOL_CALLS][{"name": "look", "arguments": {"at": "Rome"}, "id": "abcdefghi"}]</s>'),
+        (
+            "mistralai-Mistral-Nemo-Instruct-2407",
+            '[TOOL_CALLS][{"name": "look", "arguments": {"at": "Rome"}, "id": "abcdefghi"}]</s>',
+        ),
     ],
 )
 def test_tool_calls_are_learned_whole(equipped: dict[str, ChatTemplate], name: str, first: str) -> None:
@@ -126,9 +169,7 @@ def test_chat_asks_with_the_beginning_of_the_row(equipped: dict[str, ChatTemplat
         assert prompt == row[: len(prompt)]
 
 
-@pytest.mark.parametrize(
-    ("folder", "end"), [("qwen2.5", "<|im_end|>"), ("phi-3-mini", "<|end|>")]
-)
+@pytest.mark.parametrize(("folder", "end"), [("qwen2.5", "<|im_end|>"), ("phi-3-mini", "<|end|>")])
 def test_models_with_their_own_templates(assets: Path, folder: str, end: str) -> None:
     tokenizer: Tokenizer = load_tokenizer(assets / "tokenizers" / folder)
     template = load_template(assets / "tokenizers" / folder, tokenizer)

@@ -167,3 +167,11 @@ def test_many_texts_come_in_order_whatever_their_size() -> None:
     contents = [f"{at} é\u2028\n" * (1 + at % 7 * 500) for at in range(600)]
     requests: list[Any] = [Request([{"role": "user", "content": content}]) for content in contents]
     assert engine.render(requests) == contents
+
+
+def test_large_conversations_are_asked_for_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request([{"role": "user", "content": "x" * 1000}])] * 20
+    assert len(renderer.first_of(requests)) == 20
+    monkeypatch.setattr(renderer, "BATCH_SIZE", 3000)
+    assert len(renderer.first_of(requests)) == 3
+    assert Renderer("{{ messages[0].content }}", {}).render(requests) == ["x" * 1000] * 20

@@ -19,7 +19,9 @@ chat_texts = st.lists(st.sampled_from([*CONTROL_TEXTS, "\n", " ", "  hello", "us
 
 
 @given(text=st.one_of(texts, chat_texts), control=st.booleans(), start=st.booleans())
-def test_a_text_comes_back_as_it_was(byte_tokenizer: Tokenizer, piece_tokenizer: Tokenizer, text: str, control: bool, start: bool) -> None:
+def test_a_text_comes_back_as_it_was(
+    byte_tokenizer: Tokenizer, piece_tokenizer: Tokenizer, text: str, control: bool, start: bool
+) -> None:
     for tokenizer in (byte_tokenizer, piece_tokenizer):
         ids = tokenizer.encode(text, control=control, start=start)
         expected = text.replace("▁", " ") if tokenizer.kind == "sentencepiece" else text
@@ -114,7 +116,9 @@ def test_both_libraries_read_a_vocabulary_alike(assets: Path, tmp_path: Path, fo
     for text in [*strings, *speeches, "  two  spaces ", "<s>hi</s>  there<s>"]:
         for control in (True, False):
             for start in (True, False):
-                assert ours.encode(text, control=control, start=start) == theirs.encode(text, control=control, start=start), text
+                assert ours.encode(text, control=control, start=start) == theirs.encode(text, control=control, start=start), (
+                    text
+                )
         assert ours.decode(ours.encode(text)) == text
 
 
@@ -178,7 +182,9 @@ def test_truncation_and_padding_of_the_file_are_not_used(byte_folder: Path, tmp_
     library.enable_truncation(3)
     library.enable_padding(length=8)
     library.save(str(folder / "tokenizer.json"))
-    assert load_tokenizer(folder).encode("Hello, how are you? I am fine.") == load_tokenizer(byte_folder).encode("Hello, how are you? I am fine.")
+    assert load_tokenizer(folder).encode("Hello, how are you? I am fine.") == load_tokenizer(byte_folder).encode(
+        "Hello, how are you? I am fine."
+    )
 
 
 def broken(folder: Path, name: str, content: str | bytes) -> None:
@@ -197,11 +203,19 @@ def broken(folder: Path, name: str, content: str | bytes) -> None:
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}}}', "empty vocabulary"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}', "one id to two tokens"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "neither byte-level"),
-        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "x"]], "byte_fallback": true}}', "is damaged"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "x"]], "byte_fallback": true}}',
+            "is damaged",
+        ),
         ("tokenizer_config.json", '{"eos_token": 5}', "is damaged"),
         ("tokenizer_config.json", '{"eos_token": "<|nowhere|>"}', "is not in the vocabulary"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "<a>"}}}', "is damaged"),
-        ("tokenizer_config.json", '{"added_tokens_decoder": {"9000": {"content": "<far>", "special": true}}}', "cannot have the id 9000"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"9000": {"content": "<far>", "special": true}}}',
+            "cannot have the id 9000",
+        ),
         ("special_tokens_map.json", '{"bos_token": ["<s>"]}', "is damaged"),
         ("added_tokens.json", '["a"]', "is damaged"),
         ("generation_config.json", '{"eos_token_id": "two"}', "is damaged"),
@@ -225,7 +239,9 @@ def test_a_cut_off_sentencepiece_model_is_refused(tiny_model: Path, tmp_path: Pa
 
 
 @given(at=st.integers(0, 6000), byte=st.integers(0, 255))
-def test_a_changed_byte_never_gives_a_bare_error(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
+def test_a_changed_byte_never_gives_a_bare_error(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     data = bytearray((tiny_model / "tokenizer.model").read_bytes())
     data[at % len(data)] = byte

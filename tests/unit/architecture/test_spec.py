@@ -1,0 +1,197 @@
+"""config.json: both forms mean the same, a family says what its config leaves unsaid, and wrong values are named."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.architecture.spec import SUPPORTED_FAMILIES, ModelSpec, read_spec
+from edgetune.errors import ModelError, UnsupportedFamily
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+STRETCHED = {"original_max_position_embeddings": 64, "factor": 2.0}
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 4.0},
+    "llama3": {**STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {**STRETCHED, "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False},
+    "longrope": {**STRETCHED, "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]},
+}
+
+
+def spec_of(folder: Path, values: object) -> ModelSpec:
+    (folder / "config.json").write_text(json.dumps(values))
+    return read_spec(folder)
+
+
+def refused(folder: Path, values: object) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        spec_of(folder, values)
+    assert caught.value.hint and caught.value.exit_code == 2
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_both_forms_of_the_rope_are_one_spec(kind: str, tmp_path: Path) -> None:
+    scaling = {"rope_type": kind, **ROPES[kind]}
+    older = spec_of(tmp_path, {**LLAMA, "rope_theta": 5e5, "rope_scaling": scaling if kind != "default" else None})
+    newer = spec_of(tmp_path, {**LLAMA, "rope_parameters": {**scaling, "rope_theta": 5e5}})
+    oldest = spec_of(tmp_path, {**LLAMA, "rope_theta": 5e5, "rope_scaling": {"type": kind, **ROPES[kind]}})
+    assert older == newer == oldest
+    assert (newer.rope.kind, newer.rope.base, newer.rope.dim) == (kind, 5e5, 8)
+
+
+def test_a_theta_beside_rope_parameters_is_used_where_they_have_none(tmp_path: Path) -> None:
+    assert spec_of(tmp_path, {**LLAMA, "rope_theta": 7e4, "rope_parameters": {"rope_type": "default"}}).rope.base == 7e4
+    both = {**LLAMA, "rope_theta": 7e4, "rope_parameters": {"rope_type": "default", "rope_theta": 9e4}}
+    assert spec_of(tmp_path, both).rope.base == 9e4
+
+
+def test_what_a_small_config_leaves_unsaid(tmp_path: Path) -> None:
+    small = {key: value for key, value in LLAMA.items() if key not in ("num_key_value_heads", "rms_norm_eps")}
+    spec = spec_of(tmp_path, {**small, "head_dim": None, "sliding_window": 8})
+    assert (spec.kv_heads, spec.head_dim, spec.norm_eps, spec.rope.base) == (4, 8, 1e-6, 10_000)
+    assert not spec.tied and not spec.qkv_bias and spec.windows == (None,) * 4  # Llama knows no window
+
+
+@pytest.mark.parametrize(
+    ("family", "qkv_bias", "output_bias", "query_key_norm", "head_dim", "window"),
+    [("llama", False, False, False, 8, None), ("mistral", False, False, False, 8, 4096),
+     ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None)],
+)  # fmt: skip
+def test_each_family_implies_its_switches(
+    family: str, qkv_bias: bool, output_bias: bool, query_key_norm: bool, head_dim: int, window: int | None, tmp_path: Path
+) -> None:
+    spec = spec_of(tmp_path, {**LLAMA, "model_type": family})
+    assert (spec.qkv_bias, spec.output_bias, spec.query_key_norm) == (qkv_bias, output_bias, query_key_norm)
+    assert (spec.head_dim, spec.windows) == (head_dim, (window,) * 4)
+
+
+def test_switches_that_a_config_sets(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, {**LLAMA, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True})
+    assert spec.qkv_bias and spec.output_bias and spec.mlp_bias and spec.tied
+    assert spec_of(tmp_path, {**LLAMA, "model_type": "mistral", "sliding_window": None}).windows == (None,) * 4
+    assert spec_of(tmp_path, {**LLAMA, "model_type": "mistral", "sliding_window": 6}).windows == (6,) * 4
+
+
+QWEN = {**LLAMA, "model_type": "qwen2", "sliding_window": 5, "max_window_layers": 3}
+
+
+def test_windows_begin_at_max_window_layers_or_are_named_layer_by_layer(tmp_path: Path) -> None:
+    assert spec_of(tmp_path, QWEN).windows == (None,) * 4  # not in use
+    used = {**QWEN, "use_sliding_window": True}
+    assert spec_of(tmp_path, used).windows == (None, None, None, 5)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    assert spec_of(tmp_path, {**used, "layer_types": kinds}).windows == (5, None, 5, None)
+    assert "layer_types" in refused(tmp_path, {**used, "layer_types": kinds[:3]}).message
+    assert "linear_attention" in refused(tmp_path, {**used, "layer_types": [*kinds[:3], "linear_attention"]}).message
+
+
+def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:
+    error = refused(tmp_path, {**LLAMA, "model_type": "mamba2", "auto_map": {"AutoModel": "modeling.Mamba"}})
+    assert isinstance(error, UnsupportedFamily) and error.kind == "unsupported_family"
+    assert "mamba2" in error.message and "auto_map" in error.message
+    assert all(family in error.hint for family in SUPPORTED_FAMILIES)
+    assert "model_type" in refused(tmp_path, {}).message
+
+
+@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
+def test_a_quantised_checkpoint_is_refused(key: str, tmp_path: Path) -> None:
+    assert "quantised" in refused(tmp_path, {**LLAMA, key: {"bits": 4, "group_size": 64}}).message
+
+
+def test_a_wrapper_s_text_config_is_read(tmp_path: Path) -> None:
+    wrapped = {"model_type": "llava", "vocab_size": 7, "vision_config": {"hidden_size": 9}, "text_config": LLAMA}
+    assert spec_of(tmp_path, wrapped) == spec_of(tmp_path, LLAMA)
+
+
+WRONG: list[tuple[str, Any]] = [
+    *((key, value) for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+      for value in (0, -1, "8", 1.5, True, None, 10**8, [])),
+    ("num_key_value_heads", 3), ("num_key_value_heads", 8), ("num_hidden_layers", 1001), ("head_dim", 7), ("head_dim", -2),
+    ("rms_norm_eps", -1e-5), ("rms_norm_eps", "x"), ("rms_norm_eps", math.nan), ("rms_norm_eps", math.inf),
+    ("rms_norm_eps", {"__float__": "Infinity"}), ("rms_norm_eps", 10**400), ("rms_norm_eps", True), ("rms_norm_eps", []),
+    ("hidden_act", "gelu"), ("hidden_act", 3), ("attention_bias", "yes"), ("attention_bias", 1), ("mlp_bias", []),
+    ("tie_word_embeddings", "true"), ("max_position_embeddings", 0), ("max_position_embeddings", 2.5), ("dtype", 16),
+    ("rope_theta", 0), ("rope_theta", 1), ("rope_theta", -5.0), ("rope_theta", math.nan), ("rope_theta", "10000"),
+    ("partial_rotary_factor", 0.5), ("rope_scaling", "linear"), ("rope_scaling", {"rope_type": "spiral"}),
+    ("original_max_position_embeddings", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_wrong_value_is_named_by_its_key(key: str, value: Any, tmp_path: Path) -> None:
+    error = refused(tmp_path, {**LLAMA, key: value})
+    assert (key if key != "rope_scaling" else "rope_") in error.message and str(tmp_path / "config.json") in error.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("linear", "factor", None), ("linear", "factor", 0), ("llama3", "factor", None), ("dynamic", "factor", -1),
+     ("llama3", "high_freq_factor", 1.0), ("yarn", "beta_fast", -1.0), ("yarn", "beta_slow", 0),
+     ("yarn", "truncate", "no"), ("yarn", "original_max_position_embeddings", 0), ("longrope", "short_factor", [1.0]),
+     ("longrope", "long_factor", [1.0, 0.0, 1.0, 1.0]), ("longrope", "long_factor", None),
+     ("longrope", "original_max_position_embeddings", 1), ("longrope", "short_factor", [1, 1, 1, 10**400])],
+)  # fmt: skip
+def test_a_wrong_number_of_a_rope_is_named(kind: str, key: str, value: Any, tmp_path: Path) -> None:
+    parameters = {"rope_type": kind, "rope_theta": 1e4, **ROPES[kind], key: value}
+    assert key in refused(tmp_path, {**LLAMA, "rope_parameters": parameters}).message
+
+
+def test_ropes_that_differ_by_the_kind_of_layer_are_refused(tmp_path: Path) -> None:
+    nested = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default"}}
+    assert "rope_parameters" in refused(tmp_path, {**LLAMA, "model_type": "qwen3", "rope_parameters": nested}).message
+
+
+def test_a_wrong_window_is_named(tmp_path: Path) -> None:
+    for window in (0, -3, "8", 2.5):
+        assert "sliding_window" in refused(tmp_path, {**LLAMA, "model_type": "mistral", "sliding_window": window}).message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b"{", b"\xff\xfe\x00", b'{"a":' * 100_000, b'{"model_type": "\\ud800"}', b"9" * 5000]
+)
+def test_what_is_no_config_is_told_in_a_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        read_spec(tmp_path)
+    assert str(caught.value).encode() and len(str(caught.value)) < 600
+
+
+def test_no_folder_no_config_and_a_config_that_is_a_folder(tmp_path: Path) -> None:
+    for folder, said in ((tmp_path / "absent", "no such model folder"), (tmp_path, "no config.json")):
+        with pytest.raises(ModelError, match=said):
+            read_spec(folder)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        read_spec(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["yarn", "linear", "longrope"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["factor", "rope_type", "type", "beta_fast", "mscale", "mscale_all_dim", "__float__"]), inner),
+    max_leaves=6,
+)
+KEYS = [*LLAMA, "rope_theta", "rope_scaling", "rope_parameters", "head_dim", "sliding_window", "layer_types", "text_config"]
+
+
+@given(changed=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), family=st.sampled_from(SUPPORTED_FAMILIES))
+def test_no_config_ends_in_anything_but_a_spec_or_a_model_error(
+    changed: dict[str, Any], family: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        spec = spec_of(folder, {**LLAMA, "model_type": family, **changed})
+    except ModelError as error:
+        assert str(error)
+    else:
+        assert spec.heads % spec.kv_heads == 0 and len(spec.windows) == spec.layers and math.isfinite(spec.rope.scale)

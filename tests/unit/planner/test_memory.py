@@ -1,0 +1,160 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.adapters.lora import new_lora
+from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.config import AdapterConfig, DataConfig, RunConfig, TrainingConfig
+from edgetune.errors import DoesNotFit
+from edgetune.planner.memory import Load, memory_parts, plan_memory, trained_parameters
+
+PLENTY = 10**15
+SHAPE = dict(vocab_size=2000, hidden_size=256, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=4)
+ONE_STEP = """
+import os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from pathlib import Path
+import numpy as np
+from edgetune.adapters.lora import new_lora
+from edgetune.architecture.load import Source, build_model, parameter_shapes
+from edgetune.architecture.spec import read_spec
+from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.ops import Row
+from edgetune.config import AdapterConfig, TrainingConfig
+from edgetune.hardware import peak_memory
+from edgetune.training.loss import row_loss
+from edgetune.training.optimizer import AdamW
+spec, time, recompute = read_spec(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3] == "layers"
+before = peak_memory()
+random = np.random.default_rng(0)
+arrays = {name: random.standard_normal(shape, np.float32) * np.float32(0.02) for name, shape in parameter_shapes(spec).items()}
+adapter = new_lora(spec, AdapterConfig(rank=8), 1, "tiny")
+trained = adapter.trained_arrays()
+model = build_model(Source(spec, arrays=arrays), adapter.places())
+runner, optimizer = NumpyRunner(trained, 2), AdamW(trained, TrainingConfig())
+tokens = random.integers(0, spec.vocab, time + 1).astype(np.int32)
+rows = [Row(tokens[:-1], tokens[1:], ((0, time),))] * 4
+_, gradients = runner.loss_and_gradients(row_loss(model, recompute), rows)
+optimizer.update(gradients, 1e-3)
+print(before, peak_memory())
+"""
+
+
+def spec_of(folder: Path, **changes: Any) -> ModelSpec:
+    values = {"model_type": "llama", "intermediate_size": 704, "tie_word_embeddings": True} | SHAPE | changes
+    (folder / "config.json").write_bytes(msgspec.json.encode(values))
+    return read_spec(folder)
+
+
+def config(
+    max_tokens: int = 256, packing: bool = True, method: str = "lora", recompute: str = "auto", **training: Any
+) -> RunConfig:
+    adapter = AdapterConfig(rank=8, method=method)  # pyright: ignore[reportArgumentType]
+    data = DataConfig(train=["rows"], max_tokens=max_tokens, packing=packing)
+    return RunConfig(model="tiny", data=data, adapter=adapter, training=TrainingConfig(recompute=recompute, **training))  # pyright: ignore[reportArgumentType]
+
+
+def load(lengths: list[int] | None = None, workers: int = 2, usable: int = PLENTY) -> Load:
+    return Load(lengths or [64] * 100, workers, 20_000_000, usable)
+
+
+@pytest.mark.parametrize("recompute", ["off", "layers"])
+def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str) -> None:
+    """Measured in a process of its own; the interpreter, which is the same for all runs, is left out of the comparison."""
+    spec, time = spec_of(tmp_path), 512
+    done = subprocess.run([sys.executable, "-c", ONE_STEP, str(tmp_path), str(time), recompute], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, peak = map(int, done.stdout.split())
+    stored = 4 * sum(math.prod(shape) for shape in ((spec.vocab, spec.dim),)) + 4 * 6 * 256 * (256 * 2 + 128 * 2 + 704 * 3)
+    parts = memory_parts(spec, config(time), Load([time] * 4, 2, stored, PLENTY), recompute == "layers")
+    planned = sum(parts.values()) - parts["interpreter"] - parts["rows"]
+    assert planned == pytest.approx(peak - before, rel=0.2)
+
+
+def test_what_is_trained_is_counted_exactly(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    for layers in ("all", 2):
+        adapter = AdapterConfig(rank=8, layers=layers, targets=["q_proj", "down_proj"])
+        assert trained_parameters(spec, adapter) == new_lora(spec, adapter, 1, "tiny").parameters
+    whole = trained_parameters(spec, AdapterConfig(method="full"))
+    assert whole == spec.parameters + (2 * spec.layers + 1) * spec.dim
+
+
+def test_recompute_is_chosen_only_where_it_is_needed(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    plain = plan_memory(spec, config(), load())
+    assert plain.fits and not plain.recompute and plain.suggestions == ()
+    tight = plan_memory(spec, config(), load(usable=plain.peak_bytes - 1))
+    assert tight.fits and tight.recompute and tight.peak_bytes < plain.peak_bytes
+    assert not plan_memory(spec, config(recompute="off"), load(usable=plain.peak_bytes - 1)).fits
+    assert plan_memory(spec, config(recompute="layers"), load()).recompute
+
+
+def test_a_refusal_says_what_would_help(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    long = load([1000] * 50)
+    plan = plan_memory(spec, config(1024, recompute="off"), long)
+    refused = plan_memory(spec, config(1024, recompute="off"), load([1000] * 50, usable=plan.peak_bytes - 1))
+    settings = [each.setting for each in refused.suggestions if each.fits]
+    assert settings == ["training.recompute=layers", "data.max_tokens=512", "adapter.layers=3"]
+    assert all(each.peak_bytes < plan.peak_bytes for each in refused.suggestions)
+    with pytest.raises(DoesNotFit) as caught:
+        refused.require_fit()
+    assert "--set training.recompute=layers" in caught.value.hint
+
+
+def test_where_nothing_is_enough_it_says_so(tmp_path: Path) -> None:
+    plan = plan_memory(spec_of(tmp_path), config(), load(usable=1))
+    assert plan.recompute and not any(each.fits for each in plan.suggestions)
+    with pytest.raises(DoesNotFit, match="1 B is usable") as caught:
+        plan.require_fit()
+    assert "smaller model" in caught.value.hint
+
+
+def test_suggestions_come_true(tmp_path: Path) -> None:
+    from edgetune.planner.memory import with_setting
+
+    spec, asked = spec_of(tmp_path), config(1024, recompute="off")
+    tight = load([1000] * 50, usable=100_000_000)
+    for each in plan_memory(spec, asked, tight).suggestions:
+        assert plan_memory(spec, with_setting(asked, each.setting), tight).peak_bytes == each.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("lengths", "packing", "batch", "workers", "rows_at_once"),
+    [([200] * 10, True, 4, 2, 2), ([200] * 10, True, 4, 8, 4), ([200], True, 4, 8, 1), ([30] * 16, False, 16, 8, 8)],
+)
+def test_only_rows_in_flight_take_memory(
+    tmp_path: Path, lengths: list[int], packing: bool, batch: int, workers: int, rows_at_once: int
+) -> None:
+    spec = spec_of(tmp_path)
+    asked = config(200, packing, batch=batch, accumulate=1)
+    many = memory_parts(spec, asked, Load(lengths, workers, 0, PLENTY), False)["activations"]
+    one = memory_parts(spec, asked, Load([max(lengths)], 1, 0, PLENTY), False)["activations"]
+    assert many == rows_at_once * one
+
+
+@given(
+    st.lists(st.integers(2, 4000), min_size=1, max_size=50),
+    st.integers(8, 4096),
+    st.booleans(),
+    st.integers(1, 16),
+    st.booleans(),
+)
+def test_a_plan_is_the_sum_of_its_parts(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], max_tokens: int, packing: bool, workers: int, full: bool
+) -> None:
+    spec = spec_of(tmp_path_factory.getbasetemp())
+    lengths = [min(length, max_tokens) for length in lengths]
+    asked = config(max_tokens, packing, "full" if full else "lora")
+    plan = plan_memory(spec, asked, Load(lengths, workers, 10**7, PLENTY))
+    assert plan.fits and plan.peak_bytes == sum(plan.parts.values()) and min(plan.parts.values()) >= 0
+    tighter = plan_memory(spec, asked, Load(lengths, workers, 10**7, plan.peak_bytes // 2))
+    assert tighter.peak_bytes <= plan.peak_bytes
