@@ -46,7 +46,7 @@ class AdapterConfig(Part, frozen=True):
 
     method: Annotated[Literal["lora", "full"], Meta(description="low-rank adapters, or every weight")] = "lora"
     rank: Annotated[int, Meta(ge=1, le=1024, description="rows of A, columns of B: more rank, more to learn")] = 16
-    alpha: Annotated[float, Meta(gt=0, description="the update is scaled by alpha / rank")] = 32.0
+    alpha: Annotated[float, Meta(gt=0, le=1e6, description="the update is scaled by alpha / rank")] = 32.0
     rslora: Annotated[bool, Meta(description="scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")] = False
     dropout: Annotated[Share, Meta(description="share of the adapter's inputs left out in each step")] = 0.0
     targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = (
@@ -62,7 +62,7 @@ class TrainingConfig(Part, frozen=True):
     """How it is trained."""
 
     steps: Annotated[Count, Meta(description="optimiser updates; 0: epochs decide")] = 0
-    epochs: Annotated[float, Meta(gt=0, description="passes over the rows")] = 3.0
+    epochs: Annotated[float, Meta(gt=0, le=10_000, description="passes over the rows")] = 3.0
     batch: Annotated[Positive, Meta(description="sequences per micro-batch")] = 4
     accumulate: Annotated[Positive, Meta(description="micro-batches per step, weighted by trained tokens")] = 4
     rate: Annotated[float, Meta(gt=0, lt=1, description="learning rate at its highest")] = 2e-4
@@ -72,7 +72,7 @@ class TrainingConfig(Part, frozen=True):
     warmup: Annotated[Share, Meta(description="share of the steps in which the rate rises")] = 0.03
     weight_decay: Annotated[NotNegative, Meta(description="decoupled, as in AdamW (arXiv:1711.05101)")] = 0.01
     betas: Annotated[tuple[Share, Share], Meta(description="AdamW's decay of the two moments")] = (0.9, 0.999)
-    eps: Annotated[float, Meta(gt=0, description="AdamW's epsilon")] = 1e-8
+    eps: Annotated[float, Meta(ge=1e-30, le=1, description="AdamW's epsilon")] = 1e-8
     clip: Annotated[NotNegative, Meta(description="greatest global gradient norm; 0: off")] = 1.0
     seed: Annotated[Count, Meta(le=2**63 - 1, description="order, dropout and new weights follow from it")] = 7
     recompute: Annotated[

@@ -34,7 +34,9 @@ def count(number: float) -> str:
 
 
 def parameters(number: int) -> str:
-    """A model's size: 5.2 M, 135 M, 1.24 B."""
+    """A model's size: 16.4 k, 5.2 M, 135 M, 1.24 B."""
+    if number < 999.5e3:
+        return f"{number / 1e3:.3g} k"
     return f"{number / 1e9:.3g} B" if number >= 999.5e6 else f"{number / 1e6:.3g} M"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,14 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("EDGETUNE_HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     return home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def as_in_a_terminal() -> None:
+    """Signals that end a program: where tests run in the background, they may have inherited ignored ones."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgetune.errors import InputError, ModelError
 from edgetune.files import clean, safe_join
 
-INDEX_LIMIT = 25_000_000  # bytes
+INDEX_LIMIT = 5_000_000  # bytes
 
 
 def whole_weights(folder: Path) -> Path:

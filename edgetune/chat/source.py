@@ -11,7 +11,7 @@ from edgetune.chat.gguf_tokenizer import gguf_tokenizer
 from edgetune.errors import ConfigError, EdgeTuneError
 from edgetune.hub.library import resolve
 from edgetune.llamacpp import LlamaChild
-from edgetune.text.chat_template import ChatTemplate, load_template
+from edgetune.text.chat_template import ChatTemplate, load_template, sized
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training.session import read_run_config
 
@@ -115,4 +115,4 @@ def texts_of(source: Source, child: LlamaChild, gguf: Path) -> tuple[Tokenizer, 
         if tokenizer.vocab_size <= child.info.vocab_size:
             return tokenizer, load_template(source.folder, tokenizer)
     tokenizer = gguf_tokenizer(child, gguf)
-    return tokenizer, ChatTemplate(child.info.template, tokenizer) if child.info.template else None
+    return tokenizer, ChatTemplate(sized(child.info.template, gguf), tokenizer) if child.info.template else None

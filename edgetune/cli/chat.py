@@ -47,7 +47,7 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw from the likeliest tokens of this share.")] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
     context_tokens: Annotated[
-        int, typer.Option("--context", min=0, help="Tokens to keep in mind; 0: the model's own, at most 4096.")
+        int, typer.Option("--context", min=0, max=1 << 20, help="Tokens to keep in mind; 0: the model's own, at most 4096.")
     ] = 0,
 ) -> None:
     """Talk with a model, offline."""
@@ -137,7 +137,7 @@ class Talk:
 
     def __init__(self, output: Output, conversation: "Conversation", settings: "Settings", note: str):
         self.output, self.conversation, self.settings, self.note = output, conversation, settings, note
-        self.typed = sys.stdin.isatty()
+        self.typed = bool(sys.stdin) and sys.stdin.isatty()
 
     def run(self) -> None:
         """Takes lines until the person leaves."""
@@ -167,7 +167,7 @@ class Talk:
 
     def read(self) -> str | None:
         """The next line; None when the person leaves, with Ctrl-D or with Ctrl-C twice in a row."""
-        for _ in range(2):
+        for _ in range(2 if sys.stdin else 0):
             try:
                 return input("> " if self.typed else "")
             except EOFError:

@@ -11,6 +11,7 @@ from edgetune.units import count, duration, parameters, percent, rate, size
 from edgetune.workspace.run_state import RunState, fold
 
 BAR = 24  # cells
+SAMPLE = 200  # characters of a sample that are shown
 LINES = 20  # step lines of a whole run, whatever its length
 LONG = 2.0  # seconds after which a job owes a sign of life
 CALM = 10.0  # seconds between two lines where there is no bottom line to draw over
@@ -46,7 +47,8 @@ class EventView:
                 self.row(event.step, event.loss, "held-out rows · ", best)
             case events.SampleWritten():
                 self.output.note(Styled(f"          › {event.prompt}", "dim"))
-                self.output.note(f"            {shorten(one_line(event.reply), SAMPLE, placeholder=' …')}")
+                reply = one_line(event.reply)
+                self.output.note(f"            {reply if len(reply) <= SAMPLE else reply[:SAMPLE] + '…'}")
             case _:
                 self.rare(event)
 

@@ -78,6 +78,7 @@ def report(job: Job, finished: RunFinished) -> None:
     out.say(Styled("done", "green"), f" {count(finished.steps)} steps in {duration(finished.seconds)} · {pace}")
     out.say(f"     {losses}")
     out.say(f"     {finished.adapter}")
+    out.say(Styled(f"     talk to it:  edgetune chat {finished.run}", "dim"))
     out.document(
         {
             "run": finished.run,

@@ -5,6 +5,7 @@ was made: no paths, no names of people or machines.
 """
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from edgetune.architecture.load import check_shapes
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
-from edgetune.errors import InputError
+from edgetune.errors import InputError, ModelError
 from edgetune.events import Progress
+from edgetune.export.gguf_header import ARRAY, STRING
 from edgetune.export.gguf_names import (
     Metadata,
     NamedTensor,
@@ -33,6 +35,7 @@ from edgetune.files import fault, require_space, whole_file
 
 Kind = Literal["F32", "F16", "BF16", "Q8_0"]
 FILE_TYPES: dict[Kind, int] = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's llama_ftype
+VERSION = 3
 ALIGNMENT = 32  # bytes; GGUF's default
 HEADER_ROOM = 32_000_000  # bytes: more than any vocabulary takes
 
@@ -76,24 +79,35 @@ def write_gguf(
     spec, weights = read_spec(model), WeightFolder(model)
     check_shapes(spec, weights, model)
     tensors, vocabulary = placed_tensors(spec, kind), read_vocabulary(model, spec.vocab)
-    general: Metadata = {"general.type": "model", "general.file_type": FILE_TYPES[kind]}
-    metadata = general | ({"general.name": name} if name else {}) | hyperparameters(spec) | vocabulary
+    metadata = about(spec, tensors, kind, name) | hyperparameters(spec) | vocabulary
     total = sum(tensor.size for tensor in tensors)
     require_space(out, total + HEADER_ROOM)
     meter = Meter(f"writing {kind}", total, on_progress)
     with whole_file(out, "gguf") as part:
-        write_header(part, architecture_of(spec).name, metadata, tensors)
-        with part.open("ab") as file:
-            file.write(bytes(-file.tell() % ALIGNMENT))
+        with part.open("wb") as file:
+            file.write(header(metadata, tensors))
             for tensor in tensors:
                 for block in encoded_blocks(tensor, weights, spec.head_dim):
                     fault("gguf-block")
                     file.write(np.ascontiguousarray(block).data)
                     meter.add(block.nbytes)
-                file.write(bytes(-tensor.size % ALIGNMENT))
+                file.write(bytes(padding(tensor.size)))
         size = part.stat().st_size
     odd = tuple(tensor.name for tensor in tensors if kind == "Q8_0" and tensor.kind == "F16")
     return WrittenGguf(out, size, len(tensors), odd)
+
+
+def about(spec: ModelSpec, tensors: list[PlacedTensor], kind: Kind, name: str) -> Metadata:
+    """What the file says of itself before the model's numbers."""
+    count = sum(math.prod(tensor.shape) for tensor in tensors)
+    keys: Metadata = {
+        "general.architecture": architecture_of(spec).name,
+        "general.type": "model",
+        "general.size_label": gguf.size_label(count, count, 0, 0),
+        "general.file_type": FILE_TYPES[kind],
+        "general.quantization_version": gguf.GGML_QUANT_VERSION,
+    }
+    return keys | {"general.name": name} if name else keys
 
 
 def placed_tensors(spec: ModelSpec, kind: Kind) -> list[PlacedTensor]:
@@ -112,35 +126,57 @@ def placed_tensors(spec: ModelSpec, kind: Kind) -> list[PlacedTensor]:
     return placed
 
 
-def write_header(part: Path, architecture: str, metadata: Metadata, tensors: list[PlacedTensor]) -> None:
-    """Everything before the tensors' data: magic, keys and values, and where each tensor will lie."""
-    writer = gguf.GGUFWriter(part, architecture)
+def header(metadata: Metadata, tensors: list[PlacedTensor]) -> bytes:
+    """Everything before the tensors' data: magic, version, counts, keys and values, and where each tensor will lie.
+
+    Raises:
+        ModelError: a number of the config is beyond what GGUF can hold.
+    """
+    parts = [b"GGUF", struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        try:
+            parts += [string(key), typed(value)]
+        except (struct.error, OverflowError):
+            message = f"{key} = {value} is beyond what GGUF can hold"
+            raise ModelError(message, hint="config.json is damaged, or not of a real model") from None
+    start = 0
     for tensor in tensors:
         kind = gguf.GGMLQuantizationType[tensor.kind]
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size, raw_dtype=kind)
-    writer.add_string("general.size_label", gguf.size_label(*writer.get_total_parameter_count()))
-    for key, value in metadata.items():
-        add(writer, key, value)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+        count = len(tensor.shape)
+        parts += [string(tensor.name), struct.pack(f"<I{count}QIQ", count, *reversed(tensor.shape), kind, start)]
+        start += tensor.size + padding(tensor.size)
+    joined = b"".join(parts)
+    return joined + bytes(padding(len(joined)))
 
 
-def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """One key and its value, in the type that llama.cpp expects of such a value."""
+def string(text: str) -> bytes:
+    """A text as GGUF stores it: its length in bytes, then UTF-8."""
+    encoded = text.encode("utf-8", "replace")
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def typed(value: Any) -> bytes:
+    """A value and before it its type, the one that llama.cpp expects of such a value."""
     match value:
         case bool():
-            writer.add_bool(key, value)
+            return struct.pack("<I?", 7, value)
         case int():
-            writer.add_uint32(key, value)
+            return struct.pack("<II", 4, value)
         case float():
-            writer.add_float32(key, value)
+            return struct.pack("<If", 6, value)
         case str():
-            writer.add_string(key, value)
+            return struct.pack("<I", STRING) + string(value)
+        case [] | [str(), *_]:
+            return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(string, value))
         case _:
-            writer.add_array(key, value)
+            numbers = np.array(value, np.int32 if isinstance(value[0], int) else np.float32)
+            kind = 5 if numbers.dtype == np.int32 else 6
+            return struct.pack("<IIQ", ARRAY, kind, len(numbers)) + numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+
+
+def padding(size: int) -> int:
+    """How many bytes are missing to the next place where a tensor may begin."""
+    return -size % ALIGNMENT
 
 
 def encoded_blocks(tensor: PlacedTensor, weights: WeightFolder, head_dim: int) -> Iterator[NDArray[Any]]:

@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
 
 import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ ENTRY_LIMIT = 65_536  # keys, and tensors
 LAYER_LIMIT = 512  # llama.cpp's LLAMA_MAX_LAYERS
 NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 STRING, ARRAY = 8, 9
+BYTE = 6  # a token's type
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 TENSOR_TYPES = {int(kind): (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType}
 
@@ -234,4 +236,9 @@ def impossible_vocabulary(header: GgufHeader) -> str:
     if not isinstance(tokens, list) or not tokens:
         return "it has no vocabulary"
     twice = len(tokens) - len({token.partition("\0")[0] for token in tokens})
-    return f"{twice} tokens of its vocabulary are there twice" if twice else ""
+    if twice:
+        return f"{twice} tokens of its vocabulary are there twice"
+    types = header.metadata.get("tokenizer.ggml.token_type")
+    bytes_ = np.flatnonzero(types[: len(tokens)] == BYTE) if isinstance(types, np.ndarray) else []
+    odd = [tokens[at] for at in bytes_ if not re.fullmatch("<0x[0-9A-Fa-f]{2}>", tokens[at])]
+    return f"the token {odd[0]!r} stands for no byte" if odd else ""

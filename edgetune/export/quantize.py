@@ -158,9 +158,7 @@ def require_quantizable(header: GgufHeader) -> None:
         raise ModelError("is an adapter, not a model", file=header.file, hint="merge it first, then quantise the model")
     check_gguf(header)
     if int(plain(header.metadata.get("split.count", 1))) > 1:
-        raise ModelError(
-            "is one part of several", file=header.file, hint="join them with llama-gguf-split --merge first"
-        )
+        raise ModelError("is one part of several", file=header.file, hint="join them with llama-gguf-split --merge first")
     lossy = Counter(tensor.kind for tensor in header.tensors.values() if tensor.kind not in FLOATS)
     if lossy:
         message = f"is quantised already ({', '.join(lossy)}): another time would add to the loss"

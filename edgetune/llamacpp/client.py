@@ -80,9 +80,7 @@ class LlamaChild:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,9 +93,7 @@ class LlamaChild:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Text to ids, by llama.cpp's tokenizer. `add_special`: with BOS where the model wants it."""
-        return self.ask(
-            protocol.Tokenize(text=text, add_special=add_special, parse_special=parse_special), protocol.Ids
-        ).ids
+        return self.ask(protocol.Tokenize(text=text, add_special=add_special, parse_special=parse_special), protocol.Ids).ids
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Ids to text. `special`: control tokens included."""
@@ -272,8 +268,6 @@ def require_gguf(path: Path) -> None:
         raise ModelError("is not a GGUF file", file=path, hint=hint)
     _, version, tensors, keys = HEADER.unpack(start)
     if version not in (2, 3):
-        raise ModelError(
-            f"is GGUF version {version}; versions 2 and 3 are read", file=path, hint="convert the model again"
-        )
+        raise ModelError(f"is GGUF version {version}; versions 2 and 3 are read", file=path, hint="convert the model again")
     if tensors * SMALLEST_TENSOR + keys * SMALLEST_KEY > facts.st_size:
         raise ModelError("is cut short or damaged: it is smaller than its own header", file=path, hint="get it again")

@@ -2,7 +2,7 @@
 
 import codecs
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_float
 from itertools import pairwise
 from threading import Event
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from edgetune.errors import ChildFailed
 from edgetune.llamacpp import protocol
+from edgetune.llamacpp.batches import BATCH, OUTPUTS, common_prefix, log_softmax, parts
 from edgetune.llamacpp.log import Log
 from edgetune.llamacpp.model import Model
 from edgetune.llamacpp.native import lib
 from edgetune.llamacpp.protocol import Generate, Generated, Load, Reply, Score, StoppedBy
 
-BATCH = 512
-OUTPUTS = 64
 CHAT_CONTEXT = 4096
+LARGEST_CONTEXT = 1 << 20  # beyond it llama.cpp fills all memory with its tables before it gives up
 PENALTY_WINDOW = 64
 F32 = 0
 
@@ -33,6 +33,9 @@ class Context:
     """
 
     def __init__(self, model: Model, load: Load, log: Log):
+        if load.context > LARGEST_CONTEXT:
+            message = f"a context of {load.context:,} tokens is more than llama.cpp can prepare for"
+            raise ChildFailed(message, hint=f"the model was made for {model.trained_context:,}")
         self.model, self.log = model, log
         self.cached, self.adapters = list[int](), list[Any]()
         settings = lib.llama_context_default_params()
@@ -219,30 +222,3 @@ def new_sampler(request: Generate, vocab: int) -> Any:
     for token in request.ids[-PENALTY_WINDOW:]:
         lib.llama_sampler_accept(chain, token)
     return chain
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first tokens two sequences share."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def parts(positions: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
-    """Cuts a sequence up to its last asked position into batches: start, stop, and the asked positions within it.
-
-    A part has at most BATCH tokens, of which at most OUTPUTS are asked for.
-    """
-    start, asked = 0, list[int]()
-    for position in positions:
-        while position - start >= BATCH or len(asked) == OUTPUTS:
-            stop = start + BATCH if position - start >= BATCH else start + asked[-1] + 1
-            yield start, stop, asked
-            start, asked = stop, []
-        asked.append(position - start)
-    if asked:
-        yield start, start + asked[-1] + 1, asked
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(vocab) -> (vocab): log-probabilities; the sum is taken in float64."""
-    shifted = logits - logits.max()
-    return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))

@@ -22,7 +22,7 @@ TOLERATED = 0.05  # the share of bad rows with which a file still is what its ow
 BATCH_ROWS, BATCH_SIZE = 256, 1 << 20  # rows, and bytes of them, that are rendered at once
 NAMED = 5  # problems that an error names
 
-__all__ = ["Dataset", "Example", "Examples", "Problem", "RawRow", "load_examples", "read_rows"]
+__all__ = ["Dataset", "Example", "Examples", "Problem", "RawRow", "load_examples", "read_examples", "read_rows"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from edgetune.text.dataset import Example, Examples, Problem
 
 GRAM = 5  # tokens of a shingle
 HASHES, BAND = 32, 4  # of a MinHash (Broder 1997); rows that agree in one band are compared
+SAMPLE, COMMON, MANY = 1000, 0.1, 5  # rows looked at, and in how many a shingle stands that tells nothing
 LIKE = 0.8  # the share of shingles from which two rows are nearly the same
 BINS = 20
 
@@ -112,6 +113,7 @@ def find_pairs(train: Examples, valid: Examples) -> Iterator[Pair]:
     rows: list[Example] = []
     seen: dict[bytes, int] = {}
     bands: dict[tuple[int, bytes], list[int]] = {}
+    common = common_shingles(train)
     signatures = np.zeros((len(train) + len(valid), HASHES), np.uint64)
     for side in (train, valid):
         for example in side:
@@ -120,7 +122,7 @@ def find_pairs(train: Examples, valid: Examples) -> Iterator[Pair]:
             content = example.ids.tobytes()
             earlier, exact = seen.setdefault(content, at), True
             if earlier == at:
-                signatures[at] = signature(example.ids)
+                signatures[at] = signature(example.ids, common)
                 earlier, exact = nearest(at, signatures, bands), False
             if earlier < at:
                 leak = side is valid and earlier < len(train)
@@ -139,14 +141,27 @@ def nearest(at: int, signatures: NDArray[np.uint64], bands: dict[tuple[int, byte
     return next(agree, at)
 
 
-def signature(ids: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """A row's MinHash: (time,) -> (HASHES,). Equal shares of it estimate equal shares of shingles."""
+def signature(ids: NDArray[np.int32], common: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A row's MinHash: (time,) -> (HASHES,). Equal shares of it estimate equal shares of shingles, but for common ones."""
+    own = np.setdiff1d(shingles(ids), common)
+    mixed = (own if own.size else shingles(ids))[:, None] * MULTIPLIERS + OFFSETS
+    return (mixed ^ (mixed >> np.uint64(32))).min(axis=0)
+
+
+def common_shingles(examples: Sequence[Example]) -> NDArray[np.uint64]:
+    """What many rows have in common: the chat template's words, and a system text that all rows begin with."""
+    sample = [shingles(examples[at].ids) for at in range(0, len(examples), 1 + len(examples) // SAMPLE)]
+    found, counts = np.unique(np.concatenate([*sample, np.zeros(0, np.uint64)]), return_counts=True)
+    return found[counts > max(MANY, COMMON * len(sample))]
+
+
+def shingles(ids: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """The different runs of GRAM tokens in a row, each as a hash."""
     padded = np.concatenate([np.full(max(0, GRAM - len(ids)), -1), ids]).astype(np.uint64)
     grams = np.zeros(len(padded) - GRAM + 1, np.uint64)
     for shift in range(GRAM):
         grams = (grams ^ padded[shift : shift + len(grams)]) * np.uint64(0x100000001B3)
-    mixed = np.unique(grams)[:, None] * MULTIPLIERS + OFFSETS
-    return (mixed ^ (mixed >> np.uint64(32))).min(axis=0)
+    return np.unique(grams)
 
 
 MULTIPLIERS: NDArray[np.uint64] = np.random.Philox(key=1).random_raw(HASHES) | np.uint64(1)

@@ -246,7 +246,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
     state = TrainingState(
         config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
-        base_fingerprint=prepared.weights.fingerprint if prepared.weights else "",
+        base_fingerprint=base_fingerprint(prepared, adapter),
         workers=resources.workers,
         versions={name: importlib.metadata.version(name) for name in ("edgetune", "numpy")},
     )
@@ -266,6 +266,13 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
         template=prepared.template,
         recompute=resources.recompute,
     )
+
+
+def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:
+    """A hash of what is trained upon: config.json's numbers, the weights, and the scales of the adapter that is begun with."""
+    weights = prepared.weights.fingerprint if prepared.weights else "drawn anew"
+    scales = [f"{path} {factors.scale}" for path, factors in adapter.factors.items()] if adapter else []
+    return hashlib.sha256("\n".join([repr(prepared.spec), weights, *scales]).encode()).hexdigest()
 
 
 def start_adapter(prepared: Prepared) -> LoraAdapter:
@@ -370,7 +377,7 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
     for name, what in (
         ("config_hash", "run.toml"),
         ("data_fingerprint", "the rows, tokenizer or template"),
-        ("base_fingerprint", "the base model"),
+        ("base_fingerprint", "the base model, or the adapter that it starts from,"),
         ("workers", "the number of workers"),
         ("versions", "EdgeTune or NumPy"),
     ):

@@ -43,6 +43,18 @@ SHARES: dict[Skill, float] = {
     smalltalk.smalltalk: 3,
     smalltalk.unknown: 1.5,
 }
+PRACTICE: dict[Skill, float] = {
+    numbers.sums: 4,
+    numbers.word_sums: 4,
+    numbers.counting: 3,
+    vocabulary.letters: 3,
+    vocabulary.order: 3,
+    things.odd_one: 4,
+    yes_no.yes_no: 1.5,
+    copying.copying: 2,
+    reading.reading: 1.2,
+}
+"""What the practice rows have how many times more of: what is learned last. The other skills come along."""
 NEVER_HELD_OUT = ("small talk", "stories", "lists", "sentences")
 """Skills of many right answers, or of fixed phrases: nothing to hold out by key."""
 HELD_OUT = 0.04
@@ -58,11 +70,11 @@ def held_out(talk: Talk, seed: int) -> bool:
     return any(int.from_bytes(digest[:4]) < HELD_OUT * 2**32 for digest in digests)
 
 
-def drawn(seed: int) -> Iterator[Talk]:
-    """Talks without end, each skill by its share."""
+def drawn(seed: int, more: dict[Skill, float] | None = None) -> Iterator[Talk]:
+    """Talks without end, each skill by its share; of some there is more."""
     random = Random(seed)
     sources = [skill(random) for skill in SHARES]
-    shares = list(SHARES.values())
+    shares = [share * (more or {}).get(skill, 1) for skill, share in SHARES.items()]
     while True:
         yield next(random.choices(sources, shares)[0])
 
@@ -106,10 +118,10 @@ def write(file: Path, lines: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """Reads the command line and writes the three files."""
+    """Reads the command line and writes the four files."""
     parser = argparse.ArgumentParser(description="Write the starter model's corpus.")
     parser.add_argument(
-        "--out", type=Path, required=True, help="the folder for train.jsonl, valid.jsonl and test.jsonl"
+        "--out", type=Path, required=True, help="the folder for train, valid, test and practice.jsonl"
     )
     parser.add_argument("--rows", type=int, default=72_000, help="rows of train.jsonl")
     parser.add_argument("--seed", type=int, default=7)
@@ -120,6 +132,8 @@ def main() -> None:
     write(options.out / "train.jsonl", islice(lines, options.rows))
     write(options.out / "valid.jsonl", islice(lines, options.rows // 100))
     write(options.out / "test.jsonl", unrepeated(tested(options.seed, draws=6 * options.rows, per_skill=60), seen))
+    practice = taught(drawn(options.seed + 3, PRACTICE), options.seed)
+    write(options.out / "practice.jsonl", islice(unrepeated(practice, seen), options.rows // 2))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 
 STRING, ARRAY = 8, 9
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -70,6 +73,22 @@ class Gguf:
             out += text(tensor.name) + struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)
             out += struct.pack("<IQ", tensor.kind, tensor.offset)
         return bytes(out) + bytes(-len(out) % 32) + self.data
+
+
+def write_lora(
+    file: Path, seed: int, *, inputs: int = 64, outputs: int = 32, kind: str = "adapter", architecture: str = "llama"
+) -> Path:
+    """A LoRA of rank 2 on the first layer's values, in GGUF form."""
+    random, lora = np.random.default_rng(seed), Gguf()
+    lora.put_text("general.type", kind)
+    lora.put_text("general.architecture", architecture)
+    lora.put_text("adapter.type", "lora")
+    lora.put("adapter.lora.alpha", 2.0)
+    for name, rows, columns in (("a", 2, inputs), ("b", outputs, 2)):
+        numbers = random.normal(0, 1, (rows, columns)).astype(np.float32).tobytes()
+        lora.add_tensor(f"blk.0.attn_v.weight.lora_{name}", rows, columns, numbers)
+    file.write_bytes(lora.encode())
+    return file
 
 
 def text(raw: bytes) -> bytes:

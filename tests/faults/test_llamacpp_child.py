@@ -21,7 +21,7 @@ from edgetune.errors import ChildFailed, EdgeTuneError, ModelError
 from edgetune.llamacpp import LlamaChild, protocol
 from edgetune.llamacpp.client import require_gguf
 from edgetune.llamacpp.process import ChildProcess
-from tests.faults.gguf_bytes import Gguf, decode, text
+from tests.faults.gguf_bytes import Gguf, decode, text, write_lora
 
 ROOT = Path(__file__).resolve().parents[2]
 STORY = [1, 403, 407, 261, 378]
@@ -252,30 +252,15 @@ def test_48_a_file_that_is_cut_while_in_use_gets_a_sentence(gguf: Path):
 # ---- 49, 50: adapters in GGUF form -----------------------------------------------------------------------------------
 
 
-def adapter(file: Path, seed: int, kind: str = "adapter", architecture: str = "llama", width: int = 64) -> Path:
-    """A LoRA of rank 2 on the first layer's values, as a GGUF."""
-    random_numbers = np.random.default_rng(seed)
-    lora = Gguf()
-    lora.put_text("general.type", kind)
-    lora.put_text("general.architecture", architecture)
-    lora.put_text("adapter.type", "lora")
-    lora.put("adapter.lora.alpha", 2.0)
-    for name, rows, columns in (("a", 2, width), ("b", 32, 2)):
-        numbers = random_numbers.normal(0, 1, (rows, columns)).astype(np.float32).tobytes()
-        lora.add_tensor(f"blk.0.attn_v.weight.lora_{name}", rows, columns, numbers)
-    file.write_bytes(lora.encode())
-    return file
-
-
 def scores(child: LlamaChild) -> np.ndarray:
     return child.score(STORY, range(len(STORY)))
 
 
 def test_49_a_bad_adapter_gets_a_sentence_and_the_chat_goes_on(gguf: Path, tmp_path: Path):
     bad = {
-        "adapter": adapter(tmp_path / "kind.gguf", 1, kind="model"),
-        "arch": adapter(tmp_path / "architecture.gguf", 1, architecture="qwen2"),
-        "wrong base model": adapter(tmp_path / "width.gguf", 1, width=96),
+        "adapter": write_lora(tmp_path / "kind.gguf", 1, kind="model"),
+        "arch": write_lora(tmp_path / "architecture.gguf", 1, architecture="qwen2"),
+        "wrong base model": write_lora(tmp_path / "width.gguf", 1, inputs=96),
     }
     with LlamaChild(gguf, context=256, threads=1) as child:
         before = scores(child)
@@ -290,7 +275,7 @@ def test_49_a_bad_adapter_gets_a_sentence_and_the_chat_goes_on(gguf: Path, tmp_p
 
 
 def test_50_adapters_are_swapped_without_a_trace(gguf: Path, tmp_path: Path):
-    one, two = adapter(tmp_path / "one.gguf", 1), adapter(tmp_path / "two.gguf", 2)
+    one, two = write_lora(tmp_path / "one.gguf", 1), write_lora(tmp_path / "two.gguf", 2)
 
     def fresh(*adapters: tuple[Path, float]) -> np.ndarray:
         with LlamaChild(gguf, context=256, threads=1) as child:
@@ -312,7 +297,7 @@ def test_50_adapters_are_swapped_without_a_trace(gguf: Path, tmp_path: Path):
 def test_50_an_answer_with_another_adapter_is_not_built_on_the_old_cache(gguf: Path, tmp_path: Path):
     with LlamaChild(gguf, context=256, threads=1) as child:
         list(child.generate(STORY, max_tokens=5, temperature=0))
-        child.adapt([(adapter(tmp_path / "one.gguf", 1), 1.0)])
+        child.adapt([(write_lora(tmp_path / "one.gguf", 1), 1.0)])
         list(child.generate(STORY, max_tokens=5, temperature=0))
         assert child.generated and child.generated.reused == 0
 

@@ -42,7 +42,8 @@ def test_other_numbers() -> None:
     assert rate(512.4, "tokens") == "512 tokens/s"
     assert rate(3.44, "rows") == "3.4 rows/s"
     assert count(1204) == "1,204"
-    assert [parameters(5_200_000), parameters(134_515_008), parameters(1_235_814_400)] == ["5.2 M", "135 M", "1.24 B"]
+    sizes = [16_384, 5_200_000, 134_515_008, 1_235_814_400]
+    assert [parameters(each) for each in sizes] == ["16.4 k", "5.2 M", "135 M", "1.24 B"]
     assert percent(0.8734) == "87.3 %"
 
 

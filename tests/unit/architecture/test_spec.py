@@ -176,9 +176,18 @@ def test_no_folder_no_config_and_a_config_that_is_a_folder(tmp_path: Path) -> No
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["yarn", "linear", "longrope"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["factor", "rope_type", "type", "beta_fast", "mscale", "mscale_all_dim", "__float__"]), inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["yarn", "linear", "longrope"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["factor", "rope_type", "type", "beta_fast", "mscale", "mscale_all_dim", "__float__"]), inner
+        )
+    ),
     max_leaves=6,
 )
 KEYS = [*LLAMA, "rope_theta", "rope_scaling", "rope_parameters", "head_dim", "sliding_window", "layer_types", "text_config"]

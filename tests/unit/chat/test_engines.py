@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.adapters.attach import open_adapted
-from edgetune.chat.conversation import Prompts, Turn
+from edgetune.chat.conversation import Conversation, Prompts, Turn
 from edgetune.chat.engine import LlamaEngine, OwnEngine, Settings
 from edgetune.chat.gguf_tokenizer import gguf_tokenizer
 from edgetune.errors import TokenizerError
@@ -64,6 +64,15 @@ def test_44_a_real_model_tells_the_same_story_in_both(assets: Path):
     own = "".join(OwnEngine(open_adapted(folder), tokenizer).stream(ids, GREEDY, frozenset()))
     with LlamaChild(assets / "weights" / "stories260K-gguf" / "stories260K.gguf", threads=1) as child:
         assert "".join(LlamaEngine(child).stream(ids, GREEDY, frozenset())).strip() == own.strip()
+
+
+def test_what_was_read_of_a_conversation_is_not_read_again(tiny_model: Path, child: LlamaChild):
+    tokenizer = load_tokenizer(tiny_model)
+    talk = Conversation(LlamaEngine(child), Prompts(tokenizer, load_template(tiny_model, tokenizer)), system="quiet")
+    list(talk.ask("Who sees the house?", GREEDY))
+    first = talk.answer
+    list(talk.ask("And the bird?", GREEDY))
+    assert first and child.generated and child.generated.reused >= first.prompt_tokens
 
 
 @pytest.mark.parametrize("kind", ["own", "llama"])

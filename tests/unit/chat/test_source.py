@@ -13,7 +13,7 @@ from edgetune.chat.source import find_source, open_conversation
 from edgetune.config import AdapterConfig, DataConfig, RunConfig, to_toml
 from edgetune.errors import ChildFailed, ConfigError, ModelError, TemplateError
 from edgetune.export.gguf_file import write_gguf
-from tests.faults.gguf_bytes import decode
+from tests.faults.gguf_bytes import decode, write_lora
 
 GREEDY = Settings(max_tokens=5, temperature=0)
 
@@ -66,7 +66,13 @@ def test_a_gguf_without_a_template_continues_texts(gguf: Path):
 
 
 def test_51_a_template_that_does_harm_or_nothing_is_refused(gguf: Path):
-    for bad in ("{% for", "{{ ''.__class__.__mro__ }}", "{% for a in range(10**9) %}{% endfor %}", "{% include 'x' %}"):
+    for bad in (
+        "{% for",
+        "{{ ''.__class__.__mro__ }}",
+        "{% for a in range(10**9) %}{% endfor %}",
+        "{% include 'x' %}",
+        "x" * 300_000,
+    ):
         model = decode(gguf.read_bytes())
         model.put_text("tokenizer.chat_template", bad)
         gguf.with_name("bad.gguf").write_bytes(model.encode())
@@ -124,6 +130,12 @@ def test_adapters_that_do_not_go_with_the_source_are_refused(run: Path, gguf: Pa
     with pytest.raises(ConfigError, match="takes a PEFT adapter"):
         find_source(str(tiny_model), Path("adapter.gguf"))
     assert find_source(str(tiny_model), run).adapter == run / "adapter"
+
+
+def test_a_gguf_takes_an_adapter_in_gguf_form(gguf: Path, tmp_path: Path):
+    lora = write_lora(tmp_path / "lora.gguf", 1, inputs=32, outputs=16)
+    adapted, plain = (open_conversation(find_source(str(gguf), adapter)) for adapter in (lora, None))
+    assert answer(adapted) != answer(plain)
 
 
 def test_an_adapter_that_cannot_be_opened_leaves_no_child_behind(gguf: Path):

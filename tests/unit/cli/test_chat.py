@@ -101,6 +101,12 @@ def test_control_bytes_of_an_answer_never_reach_the_terminal(story: Path):
     assert not any(ord(character) < 32 and character not in "\n\t" for character in done.stdout)
 
 
+def test_without_standard_input_there_is_nothing_to_say(story: Path):
+    command = ["sh", "-c", 'exec "$0" -m edgetune chat "$1" <&-', sys.executable, str(story)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False)
+    assert done.returncode == 0 and "bug of ours" not in done.stderr
+
+
 # ---- in a terminal ---------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +136,11 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
+
+    def echoed(self, text: str) -> None:
+        """Types, and waits for the echo: only then the line editor is surely listening, to signals too."""
+        self.type(text)
+        self.until(text)
 
     def code(self, seconds: float = 60) -> int:
         """The exit code."""
@@ -175,15 +186,16 @@ def test_ctrl_c_ends_the_answer_and_not_the_program(terminal: Terminal):
 
 def test_ctrl_c_twice_at_the_prompt_leaves_and_once_only_clears_the_line(terminal: Terminal):
     terminal.until("> ")
-    terminal.type("half a mess" + CTRL_C)
+    terminal.echoed("half a mess")
+    terminal.type(CTRL_C)
     terminal.until("once more leaves")
     terminal.until("> ")
     terminal.type("/help\r")
     terminal.until("/retry")
-    terminal.until("> ")
-    terminal.type(CTRL_C)
-    terminal.until("> ")
-    terminal.type(CTRL_C)
+    for _ in range(2):
+        terminal.until("> ")
+        terminal.echoed("x")
+        terminal.type(CTRL_C)
     assert terminal.code() == 0
 
 

@@ -1,20 +1,10 @@
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from edgetune.cli.output import Output
 from edgetune.cli.signals import SIGNALS, StopSignals
-
-
-@pytest.fixture(autouse=True)
-def as_in_a_terminal() -> Iterator[None]:
-    """Tests that run in the background may have inherited ignored signals."""
-    before = {each: signal.signal(each, signal.default_int_handler) for each in SIGNALS}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -32,9 +22,12 @@ def test_a_signal_is_noted_once_the_run_has_begun(number: signal.Signals, capfd:
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with StopSignals(Output()) as stop:
-        stop.begin()
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert not stop.requested()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(Output()) as stop:
+            stop.begin()
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -100,17 +100,10 @@ def test_the_plan_comes_true(config: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def train_in_a_process(config: Path, run: Path) -> subprocess.Popen[str]:
-    """A run without end. Its signals are those of a terminal: tests that run in the background may ignore some."""
-
-    def as_in_a_terminal() -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-
+    """A run without end."""
     settings = ["--set", "training.steps=1000000", "--set", "checks.eval_every=0"]
     command = [sys.executable, "-m", "edgetune", "train", str(config), "--run", str(run), "--json", *settings]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
-    )
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_step(run: Path, step: int) -> None:

@@ -129,6 +129,15 @@ def test_a_weight_beyond_float16_is_refused_and_nothing_is_left(tiny_model: Path
     check_gguf(read_gguf_header(write_gguf(model, tmp_path / "x.gguf", "BF16").path))
 
 
+def test_numbers_that_gguf_cannot_hold_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rope_theta": 1e39}))
+    with pytest.raises(ModelError, match=r"llama\.rope\.freq_base = 1e\+39 is beyond what GGUF can hold"):
+        write_gguf(model, tmp_path / "x.gguf", "F16")
+    assert left_in(tmp_path) == ["model"]
+
+
 def test_only_a_file_that_ends_in_gguf_is_written(tiny_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "folder.gguf").mkdir()

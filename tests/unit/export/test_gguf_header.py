@@ -147,6 +147,7 @@ def retoken(model: Gguf, at: int, token: bytes) -> None:
         (lambda model: model.put_texts("tokenizer.ggml.tokens", []), "no vocabulary"),
         (lambda model: retoken(model, 5, b"<s>"), "1 tokens of its vocabulary are there twice"),
         (lambda model: retoken(model, 5, b"<s>\0more"), "1 tokens of its vocabulary are there twice"),
+        (lambda model: retoken(model, 100, b"<"), "the token '<' stands for no byte"),
         (lambda model: setattr(model.tensors[0], "name", b"token_embd.weighs"), "no embedding"),
     ],
 )

@@ -92,7 +92,9 @@ def test_other_ends_that_llama_cpp_would_not_know(tmp_path: Path) -> None:
 
 def test_ids_that_no_token_has_are_left_out(tmp_path: Path) -> None:
     size = write_byte_level(tmp_path, "llama-bpe", CHAT, {"eos_token": "<|im_end|>"})
-    (tmp_path / "generation_config.json").write_text(json.dumps({"bos_token_id": size + 9, "eos_token_id": [-1, size + 9, size - 4]}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": size + 9, "eos_token_id": [-1, size + 9, size - 4]})
+    )
     keys = read_vocabulary(tmp_path, size)
     assert [key(keys, f"{name}_token_id") for name in ("bos", "eos", "eot", "eom")] == [None, size - 3, size - 4, None]
 

@@ -109,9 +109,7 @@ def test_progress_counts_the_tensors(story: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M", "IQ4_NL", "Q2_K"])
-def test_the_size_that_is_asked_of_the_disk_is_enough_and_not_much_more(
-    story: Path, wide: Path, tmp_path: Path, kind: str
-):
+def test_the_size_that_is_asked_of_the_disk_is_enough_and_not_much_more(story: Path, wide: Path, tmp_path: Path, kind: str):
     for source in (story, wide):
         size = quantize(source, tmp_path / "out.gguf", kind, threads=1).size
         assert size <= expected_size(read_gguf_header(source), TYPES[kind]) <= 2 * size
@@ -175,9 +173,7 @@ def test_an_older_result_is_replaced_only_by_a_whole_one(story: Path, tmp_path: 
     assert quantize(story, out, "Q8_0", threads=1).size == out.stat().st_size > 100_000
 
 
-def test_too_small_a_disk_is_refused_before_anything_is_written(
-    story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_small_a_disk_is_refused_before_anything_is_written(story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edgetune.files.free_space", lambda path: 1000)
     with pytest.raises(DiskFull, match="free"):
         quantize(story, tmp_path / "out.gguf", "Q8_0")

@@ -1,5 +1,7 @@
 """Talking to llama.cpp: what a caller of LlamaChild can rely on, on the real stories260K."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 import sentencepiece
 
 from edgetune.errors import ChildFailed
-from edgetune.llamacpp import LlamaChild
-from edgetune.llamacpp.context import BATCH, OUTPUTS, parts
+from edgetune.llamacpp import LlamaChild, process, protocol
+from edgetune.llamacpp.batches import BATCH, OUTPUTS, parts
+from edgetune.llamacpp.process import environment
 
 STORY = "Once upon a time, there was a little girl named Lily."
 
@@ -27,9 +30,7 @@ def child(gguf: Path) -> Iterator[LlamaChild]:
 
 @pytest.fixture(scope="module")
 def pieces(assets: Path) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(
-        model_file=str(assets / "weights" / "stories260K-hf" / "tokenizer.model")
-    )
+    return sentencepiece.SentencePieceProcessor(model_file=str(assets / "weights" / "stories260K-hf" / "tokenizer.model"))
 
 
 def ids_of(child: LlamaChild, text: str) -> list[int]:
@@ -240,3 +241,60 @@ def test_a_full_precision_cache_changes_little(gguf: Path, child: LlamaChild):
     with LlamaChild(gguf, threads=1, cache_type="f32") as exact:
         difference = np.abs(exact.score(ids, range(len(ids))) - child.score(ids, range(len(ids)))).max()
     assert 0 < difference < 0.02
+
+
+# ---- inside the child ------------------------------------------------------------------------------------------------
+
+ABORT = """
+import sys, threading
+from edgetune.llamacpp.context import Context
+from edgetune.llamacpp.log import Log
+from edgetune.llamacpp.model import Model
+from edgetune.llamacpp.protocol import Load
+
+class After(threading.Event):
+    asked, limit = 0, 0
+    def is_set(self):
+        self.asked += 1
+        return self.asked > self.limit
+
+load, log = Load(gguf=sys.argv[1].encode(), context=1024), Log()
+context = Context(Model(load, log, lambda share: None), load, log)
+prompt, stop = [1, *range(3, 503), *range(3, 403)], After()
+stop.limit = 30
+stopped = context.read_prompt(prompt, stop)
+held, asked = len(context.cached), stop.asked
+stop.limit = 10**9
+print(stopped, held, asked, context.read_prompt(prompt, stop), len(context.cached) == len(prompt))
+"""
+
+
+def test_stop_ends_even_the_reading_of_a_prompt_between_two_operations(gguf: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", ABORT, str(gguf)], capture_output=True, text=True, env=environment(), check=True
+    )
+    stopped, held, asked, reused, whole = done.stdout.split()
+    assert stopped == "None" and int(asked) < 40, "it was not asked while the first batch was being read"
+    assert held == "0" and reused == "0" and whole == "True"
+
+
+def test_a_long_answer_comes_with_signs_of_life(gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    quick = "import edgetune.llamacpp.service as s; s.BEAT_SECONDS = 0.01; import edgetune.llamacpp.child as c; c.main()"
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-P", "-c", quick))
+    with LlamaChild(gguf, context=512, threads=1) as child:
+        replies = list[protocol.AnyReply]()
+        decode = child.process.reply
+
+        def noted(line: bytes) -> protocol.AnyReply:
+            replies.append(decode(line))
+            return replies[-1]
+
+        monkeypatch.setattr(child.process, "reply", noted)
+        greedy(child, [1], 400)
+    assert any(isinstance(reply, protocol.Alive) for reply in replies)
+
+
+def test_a_context_beyond_all_memory_is_refused(gguf: Path):
+    with pytest.raises(ChildFailed, match="2,147,483,648 tokens is more") as caught:
+        LlamaChild(gguf, context=1 << 31, threads=1)
+    assert "2,048" in caught.value.hint

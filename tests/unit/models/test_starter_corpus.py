@@ -112,9 +112,7 @@ def test_the_tokenizer_has_the_places_that_config_and_template_name(
         assert tokenizer.is_control(tokenizer.piece_to_id(f"<|{role}|>"))
 
 
-@pytest.mark.parametrize(
-    "text", ["Hello, World! 1 + 2 = 3", "Zwölf Boxkämpfer 🦊", "tabs\tand\nlines", "<|end|> is text"]
-)
+@pytest.mark.parametrize("text", ["Hello, World! 1 + 2 = 3", "Zwölf Boxkämpfer 🦊", "tabs\tand\nlines", "<|end|> is text"])
 def test_the_tokenizer_keeps_every_byte(tokenizer: sentencepiece.SentencePieceProcessor, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

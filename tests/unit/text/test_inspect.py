@@ -67,5 +67,16 @@ def test_short_rows() -> None:
 def test_a_signature_estimates_the_share_of_common_shingles() -> None:
     base = np.array(words(400), np.int32)
     half = np.concatenate([base[:266], np.array(words(134), np.int32)])
-    share = float(np.mean(signature(base) == signature(half)))
-    assert 0.2 < share < 0.8 and np.array_equal(signature(base), signature(base))
+    none = np.zeros(0, np.uint64)
+    share = float(np.mean(signature(base, none) == signature(half, none)))
+    assert 0.2 < share < 0.8 and np.array_equal(signature(base, none), signature(base, none))
+
+
+def test_what_a_template_writes_in_every_row_makes_no_duplicates() -> None:
+    head, tail = words(60), words(10)
+    rows = Examples(example([*head, *words(8), *tail], at) for at in range(100))
+    assert inspect(rows, Examples(), [], rows=100, max_tokens=99).near_duplicates == 0
+    again = Examples([*rows, example([*rows[7].ids.tolist(), 3], 500)])
+    assert [(pair.line, pair.other_line) for pair in inspect(again, Examples(), [], rows=101, max_tokens=99).pairs] == [
+        (500, 7)
+    ]

@@ -1,0 +1,170 @@
+"""Generating token by token computes what one forward over all tokens computes, and samples as it is told."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from random_model import write_model
+
+from edgetune.adapters.lora import adapted_paths
+from edgetune.architecture import generate
+from edgetune.architecture.generate import CachedOps, Generator, Sampling, sample
+from edgetune.architecture.load import load_model
+from edgetune.architecture.spec import read_spec
+from edgetune.architecture.transformer import Model, logits
+from edgetune.backend.numpy_ops import NumpyOps
+from edgetune.backend.ops import Adapter, Row
+from edgetune.config import LINEAR_KINDS
+from edgetune.errors import DataError
+
+BASE: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama"},
+    "tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama3 rope": {
+        "model_type": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+    },
+    "window": {"model_type": "mistral", "sliding_window": 7},
+    "window of one": {"model_type": "mistral", "sliding_window": 1},
+    "some layers with a window": {
+        "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 8},
+}  # fmt: skip
+LENGTH = 30
+
+
+def model_of(folder: Path, case: dict[str, Any], adapters: dict[str, Adapter] | None = None) -> Model:
+    write_model(folder, {**BASE, **case}, 11)
+    return load_model(folder, adapters)
+
+
+@pytest.fixture(params=CASES)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
+    return model_of(tmp_path, CASES[request.param])
+
+
+def whole(model: Model, ids: np.ndarray, parameters: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    """(time, vocab), without a cache."""
+    row = Row(ids, np.full(len(ids), -1, np.int32), ((0, len(ids)),))
+    return logits(NumpyOps(parameters or {}), model, row, np.arange(len(ids)))
+
+
+@pytest.mark.parametrize("first", [1, 9, 20])
+def test_the_cache_gives_the_logits_of_the_whole_at_every_position(model: Model, first: int) -> None:
+    ids = np.random.default_rng(0).integers(0, 50, LENGTH).astype(np.int32)
+    expected, generator, ops = whole(model, ids), Generator(model, {}), CachedOps({})
+    np.testing.assert_allclose(generator.next_logits(ops, ids[:first]), expected[first - 1], atol=2e-5)
+    for at in range(first, LENGTH):
+        np.testing.assert_allclose(generator.next_logits(ops, ids[at : at + 1]), expected[at], atol=2e-5)
+
+
+def test_blocks_of_queries_continue_a_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt is played in blocks; with the window open across them."""
+    monkeypatch.setattr(generate, "QUERIES", 4)
+    ids = np.random.default_rng(1).integers(0, 50, LENGTH).astype(np.int32)
+    expected, generator, ops = whole(model, ids), Generator(model, {}), CachedOps({})
+    for start, stop in ((0, 11), (11, 24), (24, 30)):
+        np.testing.assert_allclose(generator.next_logits(ops, ids[start:stop]), expected[stop - 1], atol=2e-5)
+
+
+def test_greedy_takes_the_likeliest_each_time_and_is_the_same_each_time(model: Model) -> None:
+    ids = [1, 2, 3]
+    generator = Generator(model, {})
+    answers = [list(generator.stream(ids, max_tokens=12)) for _ in range(2)]
+    assert answers[0] == answers[1] and len(answers[0]) == 12
+    for token in answers[0]:
+        assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
+        ids = [*ids, token]
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Model:
+    return model_of(tmp_path, CASES["llama"])
+
+
+def test_adapters_are_heard_whether_weights_are_kept_or_not(tmp_path: Path) -> None:
+    write_model(tmp_path, {**BASE, "model_type": "llama"}, 11)
+    spec, random = read_spec(tmp_path), np.random.default_rng(2)
+    paths = adapted_paths(spec, LINEAR_KINDS, "all")
+    parameters = {
+        f"{path}.{name}": random.normal(0, 0.3, shape).astype(np.float32)
+        for path, (outputs, inputs) in paths.items() for name, shape in (("lora_A", (2, inputs)), ("lora_B", (outputs, 2)))
+    }  # fmt: skip
+    adapted = load_model(tmp_path, {path: Adapter(0.5, dropout=0.3) for path in paths})
+    ids = np.arange(10, dtype=np.int32)
+    expected = whole(adapted, ids, parameters)  # dropout is of training: below, none happens
+    quiet = NumpyOps(parameters)
+    quiet.learning = False
+    row = Row(ids, np.full(10, -1, np.int32), ((0, 10),))
+    expected_without = logits(quiet, adapted, row, np.arange(10))
+    assert np.abs(expected - expected_without).max() > 1e-3
+    kept, not_kept = Generator(adapted, parameters), Generator(adapted, parameters, keep_weights=False)
+    for generator in (kept, not_kept):
+        given = generator.next_logits(CachedOps(parameters, generator.weights), ids)
+        np.testing.assert_allclose(given, expected_without[-1], atol=2e-5)
+    assert np.abs(whole(load_model(tmp_path), ids)[-1] - expected_without[-1]).max() > 1e-2
+    assert list(kept.stream([3], max_tokens=20)) == list(not_kept.stream([3], max_tokens=20))
+    assert kept.weights and not_kept.weights is None
+
+
+def test_an_end_token_ends_the_stream_and_is_not_given(llama: Model) -> None:
+    generator = Generator(llama, {})
+    free = list(generator.stream([1, 2], max_tokens=10))
+    end = free[4]
+    first = free.index(end)
+    assert list(generator.stream([1, 2], max_tokens=10, end_ids={end})) == free[:first]
+    assert list(generator.stream([1, 2], max_tokens=0)) == []
+
+
+def test_without_a_token_there_is_nothing_to_continue(llama: Model) -> None:
+    with pytest.raises(DataError, match="no token"):
+        list(Generator(llama, {}).stream([], max_tokens=3))
+
+
+def test_a_seed_gives_its_answer(llama: Model) -> None:
+    generator = Generator(llama, {})
+
+    def answer(seed: int) -> tuple[int, ...]:
+        return tuple(generator.stream([1], max_tokens=10, sampling=Sampling(temperature=2.0, seed=seed)))
+
+    assert answer(1) == answer(1) and len({answer(seed) for seed in range(5)}) == 5
+
+
+LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2], np.float32))
+
+
+def drawn(sampling: Sampling, times: int = 4000) -> Counter[int]:
+    random = np.random.default_rng(sampling.seed)
+    return Counter(sample(LOGITS, sampling, random) for _ in range(times))
+
+
+def test_shares_follow_the_probabilities_and_the_temperature() -> None:
+    shares = drawn(Sampling(temperature=1.0))
+    assert [shares[token] / 4000 for token in range(5)] == pytest.approx([0.1, 0.4, 0.05, 0.25, 0.2], abs=0.03)
+    cold = drawn(Sampling(temperature=0.1))
+    assert cold[1] > 3900
+    p = np.exp(LOGITS / 2.0) / np.exp(LOGITS / 2.0).sum()
+    hot = drawn(Sampling(temperature=2.0))
+    assert [hot[token] / 4000 for token in range(5)] == pytest.approx(p.tolist(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "left"),
+    [(Sampling(1.0, top_k=1), {1}), (Sampling(1.0, top_k=3), {1, 3, 4}), (Sampling(1.0, top_k=99), {0, 1, 2, 3, 4}),
+     (Sampling(1.0, top_p=0.3), {1}), (Sampling(1.0, top_p=0.6), {1, 3}), (Sampling(1.0, top_p=0.84), {1, 3, 4}),
+     (Sampling(1.0, top_p=0.0), {1}), (Sampling(1.0, top_k=3, top_p=0.5), {1, 3}), (Sampling(0.0, top_p=0.9), {1})],
+)  # fmt: skip
+def test_only_the_likeliest_are_left(sampling: Sampling, left: set[int]) -> None:
+    assert set(drawn(sampling)) == left
+
+
+def test_equal_logits_give_the_first() -> None:
+    assert sample(np.zeros(4, np.float32), Sampling(), np.random.default_rng(0)) == 0
