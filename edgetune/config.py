@@ -49,8 +49,8 @@ class AdapterConfig(Part, frozen=True):
     alpha: Annotated[float, Meta(gt=0, le=1e6, description="the update is scaled by alpha / rank")] = 32.0
     rslora: Annotated[bool, Meta(description="scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")] = False
     dropout: Annotated[Share, Meta(description="share of the adapter's inputs left out in each step")] = 0.0
-    targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = (
-        field(default_factory=lambda: list(LINEAR_KINDS))
+    targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = field(
+        default_factory=lambda: list(LINEAR_KINDS)
     )
     layers: Annotated[Literal["all"] | Positive, Meta(description="all, or a number: the last N layers")] = "all"
     init_from: Annotated[
@@ -66,9 +66,9 @@ class TrainingConfig(Part, frozen=True):
     batch: Annotated[Positive, Meta(description="sequences per micro-batch")] = 4
     accumulate: Annotated[Positive, Meta(description="micro-batches per step, weighted by trained tokens")] = 4
     rate: Annotated[float, Meta(gt=0, lt=1, description="learning rate at its highest")] = 2e-4
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Meta(description="how the rate falls after the warm-up")
-    ] = "cosine"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Meta(description="how the rate falls after the warm-up")] = (
+        "cosine"
+    )
     warmup: Annotated[Share, Meta(description="share of the steps in which the rate rises")] = 0.03
     weight_decay: Annotated[NotNegative, Meta(description="decoupled, as in AdamW (arXiv:1711.05101)")] = 0.01
     betas: Annotated[tuple[Share, Share], Meta(description="AdamW's decay of the two moments")] = (0.9, 0.999)
@@ -183,11 +183,7 @@ def relative_to(config: RunConfig, folder: Path) -> RunConfig:
     valid = [resolved(name) for name in data.valid] if isinstance(data.valid, list) else data.valid
     data = msgspec.structs.replace(data, train=[resolved(name) for name in data.train], valid=valid)
     start = config.adapter.init_from
-    adapter = (
-        config.adapter
-        if start in ("", "random")
-        else msgspec.structs.replace(config.adapter, init_from=resolved(start))
-    )
+    adapter = config.adapter if start in ("", "random") else msgspec.structs.replace(config.adapter, init_from=resolved(start))
     return msgspec.structs.replace(config, model=folder_or_name(config.model), data=data, adapter=adapter)
 
 

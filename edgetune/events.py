@@ -30,6 +30,7 @@ class RunStarted(Event, frozen=True):
     train_tokens: int
     trained_tokens: int
     planned_peak_bytes: int
+    prepared_at: str = ""  # ISO 8601, local: what chat templates that print a date were told
 
 
 class RowsLeftOut(Event, frozen=True):

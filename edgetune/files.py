@@ -207,9 +207,7 @@ def require_space(path: Path, need: int) -> None:
 
     free = free_space(path.absolute())
     if free < need:
-        raise DiskFull(
-            f"needs {size(need)} of disk at {path}, {size(free)} free", hint="free some space, or --out elsewhere"
-        )
+        raise DiskFull(f"needs {size(need)} of disk at {path}, {size(free)} free", hint="free some space, or --out elsewhere")
 
 
 def safe_name(name: str) -> str:

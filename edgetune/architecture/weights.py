@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,10 +72,10 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
                 raise reject(f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again)
-            header = json.loads(opened.read(length))
+            header = msgspec.json.decode(opened.read(length))
     except OSError as error:
         raise reject(f"cannot be read: {error.strerror}", file=file, hint="is the folder complete?") from None
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise reject("its header is not JSON", file=file, hint=again) from None
     if not isinstance(header, dict):
         raise reject("its header is not a JSON object", file=file, hint=again)

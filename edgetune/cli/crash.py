@@ -44,6 +44,6 @@ def redact(text: str) -> str:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(name):
             text = text.replace(os.environ[name], "(token)")
-    person = str(Path.home())
+    person = os.path.expanduser("~")
     text = text.replace(person, "~") if len(person) > 1 else text
     return SECRETS.sub("(secret)", text)

@@ -22,6 +22,9 @@ def demo(
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Where run and files go; else EDGETUNE_HOME/demo.")] = None,
 ) -> None:
     """Watch a small model learn a support desk's answers. Train, compare, merge, export, prove, talk: offline."""
+    from edgetune.hardware import reexec_for_speed
+
+    reexec_for_speed()
     from edgetune.files import home
     from edgetune.workspace.demo import CHATS, Demo
 

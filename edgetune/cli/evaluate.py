@@ -22,6 +22,9 @@ def evaluate(
     backend: Backend = BackendName.auto,
 ) -> None:
     """Measure loss and perplexity on rows, and a task's own metric."""
+    from edgetune.hardware import reexec_for_speed
+
+    reexec_for_speed()
     from edgetune.workspace.outcomes import evaluate_rows
 
     result = evaluate_rows(model, adapter, data, task, max_tokens, job.event)

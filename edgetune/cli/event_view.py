@@ -70,7 +70,7 @@ class EventView:
                 self.output.note(f"goes on after step {count(event.step)}")
             case events.HopScored():
                 loss = f"loss {event.loss:.4f} ({event.loss_delta:+.4f})"
-                scores = f"{loss} · KL {event.kl:.4f} · same word {percent(event.top1_agreement)}"
+                scores = f"{loss} · KL {event.kl:.4f} · same token {percent(event.top1_agreement)}"
                 self.output.note(f"  {event.hop:<10} {scores}")
             case _:
                 self.output.clear_status()

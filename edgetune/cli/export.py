@@ -19,6 +19,9 @@ def export(
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")] = [],  # noqa: B006 - typer makes its own list
 ) -> None:
     """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""
+    from edgetune.hardware import reexec_for_speed
+
+    reexec_for_speed()
     from edgetune.export.pipeline import ExportResult
     from edgetune.export.pipeline import export as exported
     from edgetune.hardware import worker_count
@@ -35,7 +38,7 @@ def export(
         ]
         for file in result.files
     ]
-    for line in table(["file", "size", "loss", "KL", "same word"], rows, right=["size", "loss", "KL", "same word"]):
+    for line in table(["file", "size", "loss", "KL", "same token"], rows, right=["size", "loss", "KL", "same token"]):
         job.output.say(*line)
     job.output.say(Styled("proved", "green"), f" {result.certificate}")
     job.output.document(

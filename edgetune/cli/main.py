@@ -70,8 +70,10 @@ app.add_typer(models.app, name="models")
 
 def run() -> None:
     """The process's own command line."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     code = main(sys.argv[1:])
     with suppress(OSError):
         sys.stdout.flush()

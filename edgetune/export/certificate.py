@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.errors import VerificationFailed
 from edgetune.files import sha256
 from edgetune.llamacpp.client import LlamaChild
 from edgetune.text.batches import to_row
@@ -170,7 +171,15 @@ def own_blocks(model: AdaptedModel, reference: Reference, workers: int, on_row: 
 
 
 def gguf_blocks(child: LlamaChild, reference: Reference, on_row: Callable[[], None]) -> Iterator[Floats]:
-    """The same of llama.cpp."""
+    """The same of llama.cpp.
+
+    Raises:
+        VerificationFailed: its vocabulary has another size.
+    """
+    vocab = reference.values.shape[1]
+    if child.info.vocab_size != vocab:
+        message = f"the GGUF has {child.info.vocab_size} tokens, the model {vocab}"
+        raise VerificationFailed(message, hint="this is not the model that was trained")
     for row in reference.rows:
         yield from child.score_blocks(row.tokens.tolist(), np.flatnonzero(row.targets >= 0).tolist())
         on_row()

@@ -151,7 +151,7 @@ def parse(reader: Reader) -> GgufHeader:
     for _ in range(key_count):
         key = reader.string()
         if key in metadata:
-            raise reader.fail(f"the key {clean(key)} is there twice")
+            raise reader.fail(f"the key {clean(key[:80])} is there twice")
         metadata[key] = reader.value()
     return GgufHeader(reader.file, metadata, read_tensors(reader, tensor_count, metadata), reader.size)
 
@@ -160,15 +160,15 @@ def read_tensors(reader: Reader, count: int, metadata: dict[str, Value]) -> dict
     """Where the tensors lie: one behind the other, aligned, and inside the file."""
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
-        raise reader.fail(f"an alignment of {alignment}")
+        raise reader.fail(f"an alignment of {clean(str(alignment)[:80])}")
     tensors: dict[str, GgufTensor] = {}
     end = 0
     for _ in range(count):
         name, tensor = read_tensor(reader)
         if name in tensors:
-            raise reader.fail(f"the tensor {clean(name)} is there twice")
+            raise reader.fail(f"the tensor {clean(name[:80])} is there twice")
         if tensor.start != end:
-            raise reader.fail(f"the tensor {clean(name)} lies at {tensor.start}, not at {end}")
+            raise reader.fail(f"the tensor {clean(name[:80])} lies at {tensor.start}, not at {end}")
         end += -(-tensor.size // alignment) * alignment
         tensors[name] = tensor
     data = -(-reader.position // alignment) * alignment
@@ -183,14 +183,14 @@ def read_tensor(reader: Reader) -> tuple[str, GgufTensor]:
     """A tensor's name, and the tensor, its start counted from the data's."""
     name, dimensions = reader.string(), reader.number("I")
     if not 1 <= dimensions <= 4 or len(name.encode()) > 63:
-        raise reader.fail(f"the tensor {clean(name)[:80]} has {dimensions} dimensions")
+        raise reader.fail(f"the tensor {clean(name[:80])} has {dimensions} dimensions")
     shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
     kind, start = reader.number("I"), reader.number("Q")
     if kind not in TENSOR_TYPES:
-        raise reader.fail(f"the tensor {clean(name)} is of the unknown type {kind}")
+        raise reader.fail(f"the tensor {clean(name[:80])} is of the unknown type {kind}")
     kind_name, per_block, block_bytes = TENSOR_TYPES[kind]
     if not all(1 <= length < 1 << 40 for length in shape) or shape[-1] % per_block:
-        raise reader.fail(f"the tensor {clean(name)} is {shape} in {kind_name}")
+        raise reader.fail(f"the tensor {clean(name[:80])} is {shape} in {kind_name}")
     return name, GgufTensor(kind_name, shape, start, math.prod(shape) // per_block * block_bytes)
 
 
@@ -202,7 +202,7 @@ def check_gguf(header: GgufHeader) -> None:
     """
     reason = impossible_number(header) or impossible_tensor(header) or impossible_vocabulary(header)
     if reason:
-        message = f"is no model that llama.cpp can run: {clean(reason)}"
+        message = f"is no model that llama.cpp can run: {clean(reason[:300])}"
         raise ModelError(message, file=header.file, hint="get or export the file again")
 
 

@@ -23,7 +23,7 @@ SILENCE_SECONDS = 60.0
 EXIT_SECONDS = 5.0
 KEPT_ERRORS = 4000
 READ_BYTES = 1 << 20
-SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"})
+SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 DAMAGED = "the file is damaged, or made for another version of llama.cpp: export or download it again"
 ENDS: Mapping[int, tuple[str, str]] = {
     signal.SIGABRT: ("llama.cpp gave up", DAMAGED),
@@ -205,7 +205,7 @@ def environment() -> dict[str, str]:
 
     GNU's OpenMP lets waiting threads spin; beside a training run on the same cores that made answers 50 times slower.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRETS)}
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(os.path.isabs, kept.get("PYTHONPATH", "").split(os.pathsep))]
     ours = {"PYTHONPATH": os.pathsep.join(paths), "GGML_NO_BACKTRACE": "1"}

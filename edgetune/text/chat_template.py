@@ -251,7 +251,10 @@ def load_template(folder: Path, tokenizer: Tokenizer, *, now: str | None = None)
     source = templates.get("default")
     if source is None:
         return None
-    return ChatTemplate(source, tokenizer, now=now, with_tools=templates.get("tool_use"))
+    try:
+        return ChatTemplate(source, tokenizer, now=now, with_tools=templates.get("tool_use"))
+    except TemplateError as problem:
+        raise TemplateError(problem.message, file=folder, hint=problem.hint) from None
 
 
 def named_templates(folder: Path) -> dict[str, str]:

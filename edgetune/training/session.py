@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
@@ -63,6 +64,7 @@ class Prepared:
     valid: Sequence[Example]
     problems: list[Problem]
     data_fingerprint: str
+    now: str  # ISO 8601
 
     @property
     def lengths(self) -> list[int]:
@@ -79,8 +81,13 @@ class Resources:
     planned_peak_bytes: int = 0
 
 
-def prepare(config: RunConfig, folder: Path) -> Prepared:
+def prepare(
+    config: RunConfig, folder: Path, now: str | None = None, on_rows: Callable[[int], None] = lambda rows: None
+) -> Prepared:
     """Reads and checks everything that a run of this config on the model in `folder` needs.
+
+    `now` is the time, as ISO 8601, that templates which print a date are told: a resumed run is given that of its beginning.
+    `on_rows` is told how many rows are read.
 
     Raises:
         ModelError, TokenizerError, TemplateError, DataError, ConfigError: what is wrong, and where.
@@ -98,10 +105,11 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
     if tokenizer is not None and tokenizer.vocab_size > spec.vocab:
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
         raise ModelError(message, file=folder, hint="tokenizer and weights do not belong together")
-    template = load_template(folder, tokenizer) if tokenizer is not None else None
+    now = now or datetime.now().isoformat(timespec="seconds")
+    template = load_template(folder, tokenizer, now=now) if tokenizer is not None else None
     if config.checks.samples and tokenizer is None:
         raise ConfigError("checks.samples needs a tokenizer, the model folder has none", hint="leave the samples out")
-    data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab)
+    data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab, on_rows)
     train, valid, others = split(config, data, tokenizer, template, spec)
     parts = [
         data.fingerprint,
@@ -111,7 +119,7 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
     ]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
-    return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint)
+    return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint, now)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -206,6 +214,14 @@ def read_run_config(folder: Path) -> RunConfig:
     if not (folder / "run.toml").exists():
         raise CheckpointError("holds no run", file=folder, hint="see `edgetune runs`")
     return load(folder / "run.toml")
+
+
+def prepared_at(folder: Path) -> str | None:
+    """The time that the templates of a run were told when it began. None: it has not begun."""
+    file = folder / "events.jsonl"
+    starts = (event for event in read(file) if isinstance(event, RunStarted)) if file.exists() else iter(())
+    first = next(starts, None)
+    return first.prepared_at or None if first else None
 
 
 def finished_run(folder: Path) -> RunFinished | None:
@@ -318,6 +334,7 @@ def follow(
             train_tokens=sum(prepared.lengths),
             trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
             planned_peak_bytes=resources.planned_peak_bytes,
+            prepared_at=prepared.now,
         )
     )
     started = time.monotonic()

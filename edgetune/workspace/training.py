@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from edgetune.config import RunConfig
-from edgetune.events import Event, RunFinished
+from edgetune.events import Event, Progress, RunFinished
 from edgetune.training import session
 from edgetune.training.session import Prepared
 from edgetune.workspace.models import find_model
@@ -15,13 +15,17 @@ from edgetune.workspace.runs import new_run_folder
 OnEvent = Callable[[Event], None]
 
 
-def prepare(config: RunConfig, on_event: OnEvent) -> Prepared:
+def prepare(config: RunConfig, on_event: OnEvent, now: str | None = None) -> Prepared:
     """Finds the model and reads the rows of a config.
 
     Raises:
         ModelError, TokenizerError, TemplateError, DataError, ConfigError: what is wrong, and where.
     """
-    return session.prepare(config, find_model(config.model, on_event))
+
+    def on_rows(rows: int) -> None:
+        on_event(Progress(stage="reading rows", done=rows, total=0, unit="rows"))
+
+    return session.prepare(config, find_model(config.model, on_event), now, on_rows)
 
 
 def train(config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
@@ -49,7 +53,7 @@ def resume(folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], for
     """
     if finished := session.finished_run(folder):
         return finished
-    prepared = prepare(session.read_run_config(folder), on_event)
+    prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
     memory, resources = plan_resources(prepared, session.workers_of(folder))
     memory.require_fit()
     return session.resume(folder, prepared, resources, on_event, should_stop, force)

@@ -120,9 +120,7 @@ def write(file: Path, lines: Iterable[str]) -> None:
 def main() -> None:
     """Reads the command line and writes the four files."""
     parser = argparse.ArgumentParser(description="Write the starter model's corpus.")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the folder for train, valid, test and practice.jsonl"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder for train, valid, test and practice.jsonl")
     parser.add_argument("--rows", type=int, default=72_000, help="rows of train.jsonl")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()

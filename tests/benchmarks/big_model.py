@@ -36,9 +36,7 @@ def write_model(folder: Path, shape: str, stored: str) -> int:
 
     def draw(name: str) -> np.ndarray:
         size = shapes[name]
-        values = (
-            np.ones(size, np.float32) if len(size) == 1 else random.standard_normal(size, np.float32) * np.float32(0.02)
-        )
+        values = np.ones(size, np.float32) if len(size) == 1 else random.standard_normal(size, np.float32) * np.float32(0.02)
         return stored_as(values, stored)
 
     tensors = [(name, stored, size) for name, size in shapes.items()]

@@ -26,9 +26,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-360m")
-    parser.add_argument(
-        "--stored", choices=["F32", "F16", "BF16"], default="BF16", help="the weights in the model folder"
-    )
+    parser.add_argument("--stored", choices=["F32", "F16", "BF16"], default="BF16", help="the weights in the model folder")
     parser.add_argument("--kind", choices=["F32", "F16", "BF16", "Q8_0"], default="F16", help="the weights in the GGUF")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")

@@ -42,8 +42,7 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - started)
     print(machine_line() + "\n")
     rows = [
-        [name, f"{statistics.median(times):.3f}", f"{min(times):.3f}", f"{max(times):.3f}"]
-        for name, times in seconds.items()
+        [name, f"{statistics.median(times):.3f}", f"{min(times):.3f}", f"{max(times):.3f}"] for name, times in seconds.items()
     ]
     print(table(["", "seconds, median", "fastest", "slowest"], rows))
     print(f"\n- edgetune --help = {statistics.median(seconds['edgetune --help']):.3f} s (at most 0.3)")

@@ -33,9 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
-    parser.add_argument(
-        "--stored", choices=["F32", "F16", "BF16"], default="F32", help="the weights in the model folder"
-    )
+    parser.add_argument("--stored", choices=["F32", "F16", "BF16"], default="F32", help="the weights in the model folder")
     parser.add_argument("--workers", type=int, default=worker_count())
     parser.add_argument("--without", nargs="*", choices=WITHOUT, default=[], help="leave these out, for their memory")
     return parser.parse_args()
@@ -91,17 +89,13 @@ def report(workers: list[Worker], tokens: int) -> str:
         ("earlier engine", "at least 0.95"),
     ]
     said += [
-        f"- ours : {name} = {ratio(ours, by_name[name]):.2f} in speed ({goal})"
-        for name, goal in promised
-        if name in by_name
+        f"- ours : {name} = {ratio(ours, by_name[name]):.2f} in speed ({goal})" for name, goal in promised if name in by_name
     ]
     if peer is not None:
         share = ours.last["peak_bytes"] / peer.last["peak_bytes"]
         said.append(f"- ours : {peer.name} = {share:.3f} in peak memory (at most 0.3)")
     if "ours, half-masked" in by_name:
-        said.append(
-            f"- half masked : all trained = {ratio(by_name['ours, half-masked'], ours):.2f} in speed (at least 1.15)"
-        )
+        said.append(f"- half masked : all trained = {ratio(by_name['ours, half-masked'], ours):.2f} in speed (at least 1.15)")
     return "\n".join(said)
 
 

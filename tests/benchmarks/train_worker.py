@@ -75,10 +75,7 @@ def prototype_runner(engine: Path, folder: Path, spec: ModelSpec, arrays: Arrays
 
     def learn(rows: list[Row]) -> tuple[float, Arrays]:
         loss, gradients = runner.loss_and_gradients(rows)
-        names = (
-            (name.removesuffix(".a"), ".lora_A") if name.endswith(".a") else (name[:-2], ".lora_B")
-            for name in gradients
-        )
+        names = ((name.removesuffix(".a"), ".lora_A") if name.endswith(".a") else (name[:-2], ".lora_B") for name in gradients)
         return loss, {path + kind: gradient for (path, kind), gradient in zip(names, gradients.values(), strict=True)}
 
     return learn

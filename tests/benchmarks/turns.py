@@ -102,6 +102,4 @@ def machine_line() -> str:
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = os.getloadavg()[0]
-    return (
-        f"{name}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.platform(terse=True)}, load {load:.1f} at the end"
-    )
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.platform(terse=True)}, load {load:.1f} at the end"

@@ -41,7 +41,8 @@ POINTS = (
 def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("config")
     lines = [
-        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": f"{n} and {n + 1}."}]} for n in range(40)
+        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": f"{n} and {n + 1}."}]}
+        for n in range(40)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "run.toml").write_text(CONFIG.format(model=tiny_model, rows="rows.jsonl"))
@@ -57,7 +58,9 @@ def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 def edgetune(*arguments: str, fault: str = "") -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "EDGETUNE_FAULT": fault} if fault else dict(os.environ)
-    return subprocess.run([sys.executable, "-m", "edgetune", *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "edgetune", *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def weights(run: Path) -> bytes:
@@ -90,7 +93,9 @@ def test_2_kill_at_random_moments(config: Path, uninterrupted: bytes, tmp_path: 
         for _ in range(3):
             first = not (run / "run.toml").exists()
             arguments = ["train", str(config), "--run", str(run)] if first else ["resume", str(run)]
-            process = subprocess.Popen([sys.executable, "-m", "edgetune", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgetune", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             time.sleep(0.6 + 1.5 * chance.random())
             process.kill()
             process.wait()
@@ -100,7 +105,9 @@ def test_2_kill_at_random_moments(config: Path, uninterrupted: bytes, tmp_path: 
 
 
 @pytest.mark.slow
-def test_5_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_used(config: Path, uninterrupted: bytes, tmp_path: Path) -> None:
+def test_5_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_used(
+    config: Path, uninterrupted: bytes, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     assert edgetune("train", str(config), "--run", str(run), fault="adapter-open:1:kill").returncode == -signal.SIGKILL
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
@@ -149,7 +156,9 @@ def test_12_a_changed_config_or_changed_rows_are_refused_by_name(config: Path, t
 def test_14_one_writer_per_run(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "edgetune", "train", str(config), "--run", str(run)]
-    first = subprocess.Popen(command, env={**os.environ, "EDGETUNE_FAULT": "checkpoint-open:2:sleep"}, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command, env={**os.environ, "EDGETUNE_FAULT": "checkpoint-open:2:sleep"}, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(run / "checkpoints" / "LATEST")
         second = edgetune("resume", str(run))

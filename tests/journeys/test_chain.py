@@ -75,7 +75,9 @@ def test_real_weights_and_a_real_dataset(assets: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": text[start : start + 400]}) + "\n" for start in range(0, len(text), 400)))
     config = tmp_path / "run.toml"
-    config.write_text(f'model = "{model}"\n[data]\ntrain = ["{rows.name}"]\nmax_tokens = 512\n[training]\nsteps = 20\nrate = 3e-3\n')
+    config.write_text(
+        f'model = "{model}"\n[data]\ntrain = ["{rows.name}"]\nmax_tokens = 512\n[training]\nsteps = 20\nrate = 3e-3\n'
+    )
     before = edgetune("eval", "--model", model, "--data", rows)
     run = tmp_path / "run"
     edgetune("train", config, "--run", run)

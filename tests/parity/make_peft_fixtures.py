@@ -46,9 +46,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "llama-some": dict(model="llama", r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"]),
     "llama-rslora": dict(model="llama-tied", r=4, lora_alpha=5, target_modules=ALL, use_rslora=True),
     "llama-last-layers": dict(model="llama-mlp-bias", lora_alpha=8, **EVERYWHERE, layers_to_transform=[1, 2]),
-    "llama-last-layer": dict(
-        model="llama", r=3, lora_alpha=3, target_modules=["o_proj", "down_proj"], layers_to_transform=[2]
-    ),
+    "llama-last-layer": dict(model="llama", r=3, lora_alpha=3, target_modules=["o_proj", "down_proj"], layers_to_transform=[2]),
     "llama-patterns": dict(
         **dict(model="llama", lora_alpha=8, **EVERYWHERE),
         rank_pattern={"q_proj": 4, r"layers\.1\.mlp\.up_proj": 1},
@@ -90,9 +88,7 @@ def load(name: str, folder: Path) -> Any:
 def adapted(case: dict[str, Any], b_deviation: float, folder: Path) -> PeftModel:
     """The model with an adapter whose arrays are drawn by random_model.py."""
     values = {key: value for key, value in case.items() if key != "model"}
-    model = get_peft_model(
-        load(case["model"], folder / "base"), LoraConfig(task_type="CAUSAL_LM", bias="none", **values)
-    )
+    model = get_peft_model(load(case["model"], folder / "base"), LoraConfig(task_type="CAUSAL_LM", bias="none", **values))
     own = {name: value for name, value in model.named_parameters() if "lora_" in name}
     keys = {name: name.replace(".default.", ".") for name in own}
     arrays = adapter({keys[name]: tuple(value.shape) for name, value in own.items()}, SEED, b_deviation)
@@ -200,9 +196,7 @@ def main() -> None:
     versions = {"peft": peft.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
     head = f'{{"versions": {json.dumps(versions)}, "seed": {SEED}, "length": {LENGTH},'
     parts = [
-        f'"{kind}": {{\n'
-        + ",\n".join(f"{json.dumps(name)}: {json.dumps(made)}" for name, made in group.items())
-        + "\n}"
+        f'"{kind}": {{\n' + ",\n".join(f"{json.dumps(name)}: {json.dumps(made)}" for name, made in group.items()) + "\n}"
         for kind, group in (("adapters", adapters), ("trainings", trainings))
     ]
     (FIXTURES / "peft.json").write_text(f"{head}\n{', '.join(parts)}}}\n", "utf-8")

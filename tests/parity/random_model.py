@@ -56,9 +56,7 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         "mlp.up_proj": (hidden, dim),
         "mlp.down_proj": (dim, hidden),
     }
-    return {
-        f"model.layers.{i}.{name}": shape for i in range(config["num_hidden_layers"]) for name, shape in block.items()
-    }
+    return {f"model.layers.{i}.{name}": shape for i in range(config["num_hidden_layers"]) for name, shape in block.items()}
 
 
 def biased(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -85,9 +83,7 @@ def parameters(config: Mapping[str, Any], seed: int) -> dict[str, Floats]:
     }
     if config["model_type"] == "qwen3":
         norms |= {
-            f"model.layers.{i}.self_attn.{n}_norm": head_dim(config)
-            for i in range(config["num_hidden_layers"])
-            for n in "qk"
+            f"model.layers.{i}.self_attn.{n}_norm": head_dim(config) for i in range(config["num_hidden_layers"]) for n in "qk"
         }
     for name, size in {**norms, "model.norm": dim}.items():
         arrays[f"{name}.weight"] = (1.5 if "_norm" in name else 1) + uniform(seed, f"{name}.weight", (size,), 0.3)

@@ -153,9 +153,7 @@ ROPES = {
 @pytest.mark.parametrize("normed", ["no", "each head", "all heads"])
 def test_heads(rope: str, normed: str) -> None:
     shape = HeadShape(heads=4, kv_heads=2, head_dim=4, query_scale=0.3, rope=ROPES[rope])
-    norms = {"no": (None, None), "each head": (norm("q", 4), norm("k", 4)), "all heads": (norm("q", 16), norm("k", 8))}[
-        normed
-    ]
+    norms = {"no": (None, None), "each head": (norm("q", 4), norm("k", 4)), "all heads": (norm("q", 16), norm("k", 8))}[normed]
     parameters = {} if norms[0] is None else trained(*norms)
     check(lambda ops, x: ops.heads(x[0], shape, *norms, SPANS), [draw("qkv", TIME, 32)], parameters)
 
@@ -174,9 +172,7 @@ def test_attention(group: int, window: int | None, cap: float | None) -> None:
 def test_attention_is_what_its_definition_says(window: int | None, cap: float | None, scale: float) -> None:
     """Softmax over the seen keys of the own span, also where scores are far beyond what exp can take."""
     q, k, v = scale * draw("q", 2, TIME, 3, 4), draw("k", 2, TIME, 4), draw("v", 2, TIME, 4)
-    mixed = (
-        NumpyOps({}, np.float64).attention(Value(q), Value(k), Value(v), SPANS, window, cap).data.reshape(TIME, 2, 3, 4)
-    )
+    mixed = NumpyOps({}, np.float64).attention(Value(q), Value(k), Value(v), SPANS, window, cap).data.reshape(TIME, 2, 3, 4)
     for start, stop in SPANS:
         for t in range(start, stop):
             first = start if window is None else max(start, t + 1 - window)
@@ -184,9 +180,7 @@ def test_attention_is_what_its_definition_says(window: int | None, cap: float | 
             s = s if cap is None else cap * np.tanh(s / cap)
             p = np.exp(s - s.max(-1, keepdims=True))
             p /= p.sum(-1, keepdims=True)
-            np.testing.assert_allclose(
-                mixed[t], np.einsum("kgt,kte->kge", p, v[:, first : t + 1]), rtol=1e-9, atol=1e-12
-            )
+            np.testing.assert_allclose(mixed[t], np.einsum("kgt,kte->kge", p, v[:, first : t + 1]), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("activation", numpy_ops.ACTIVATIONS)

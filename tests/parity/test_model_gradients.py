@@ -60,9 +60,7 @@ def with_switches(model: Model, family: str, dtype: type) -> tuple[Model, Arrays
     def switched(index: int, layer: Layer) -> Layer:
         if family == "caps":
             return layer._replace(attention_cap=1.5, activation="gelu", window=(None, 4)[index % 2])
-        layer = layer._replace(
-            attention_post_norm=norm(f"{index}.post", 32), mlp_post_norm=norm(f"{index}.mlp_post", 32)
-        )
+        layer = layer._replace(attention_post_norm=norm(f"{index}.post", 32), mlp_post_norm=norm(f"{index}.mlp_post", 32))
         if family == "post-norms":
             return layer._replace(activation="gelu")
         return layer._replace(
@@ -98,9 +96,7 @@ def make_rows(vocab: int, packed: bool) -> list[Row]:
         return parts
     ends = [int(end) for end in np.cumsum(LENGTHS)]
     spans = tuple((end - length, end) for end, length in zip(ends, LENGTHS, strict=True))
-    return [
-        Row(np.concatenate([part.tokens for part in parts]), np.concatenate([part.targets for part in parts]), spans)
-    ]
+    return [Row(np.concatenate([part.tokens for part in parts]), np.concatenate([part.targets for part in parts]), spans)]
 
 
 def learn(
@@ -133,9 +129,7 @@ def kinds(arrays: Arrays) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("name", [*CASES, *OTHER_FAMILIES])
-def test_gradients_are_finite_differences(
-    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_finite_differences(name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Along a random direction in the space of each kind of array, all layers together, with tiles of several sizes."""
     for constant, size in (("QUERIES", 8), ("VOCABULARY", 16), ("BLOCK", 16)):
         monkeypatch.setattr(numpy_ops, constant, size)

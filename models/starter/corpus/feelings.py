@@ -50,7 +50,5 @@ def moods(random: Random) -> Iterator[Talk]:
     while True:
         mood, causes = random.choice(list(CAUSES.items()))
         who, cause = person(random), random.choice(causes)
-        form = random.choice(
-            ("{n} {c}. How does {n} feel?", "{n} {c}. How is {n} feeling?", "How does {n} feel? {n} {c}.")
-        )
+        form = random.choice(("{n} {c}. How does {n} feel?", "{n} {c}. How is {n} feeling?", "How does {n} feel? {n} {c}."))
         yield single("moods", form.format(n=who.name, c=cause), f"{who.name} feels {mood}.")

@@ -43,9 +43,7 @@ def sums(random: Random) -> Iterator[Talk]:
         key = f"{a}{sign}{b}"
         if random.random() < 0.2:
             word = "plus" if sign == "+" else "minus"
-            ask = random.choice(("What is {a} {w} {b}?", "How much is {a} {w} {b}?")).format(
-                a=number(a), w=word, b=number(b)
-            )
+            ask = random.choice(("What is {a} {w} {b}?", "How much is {a} {w} {b}?")).format(a=number(a), w=word, b=number(b))
             yield single("sums", ask, f"{capital(number(a))} {word} {number(b)} is {number(result)}.", key)
         else:
             form = random.choice(ADD_FORMS if sign == "+" else TAKE_FORMS)

@@ -10,9 +10,7 @@ BOYS, GIRLS = words("boys"), words("girls")
 STARTS, MIDDLES, ENDS = words("starts"), words("middles"), words("ends")
 EVERYDAY = (HERE / "everyday.txt").read_text("utf-8").split()
 LISTED = [word for lists in LISTS.values() for name in lists for word in lists[name]]
-KNOWN = frozenset(
-    word.lower() for text in (*EVERYDAY, *LISTED, *(thing.name for thing in WORLD)) for word in text.split()
-)
+KNOWN = frozenset(word.lower() for text in (*EVERYDAY, *LISTED, *(thing.name for thing in WORLD)) for word in text.split())
 
 
 class Person(NamedTuple):

@@ -141,9 +141,7 @@ def new_words(random: Random) -> Story:
     amount = random.choice((1, 1, 2))
     told, asked = [], []
     kinds = random.sample(words("kinds of new things"), amount)
-    for word, colour, kind in zip(
-        invented_many(random, amount), random.sample(words("colours"), amount), kinds, strict=True
-    ):
+    for word, colour, kind in zip(invented_many(random, amount), random.sample(words("colours"), amount), kinds, strict=True):
         told.append(f"{capital(one(word))} is {one(f'{colour} {kind}')}.")
         asked.append((f"What is {one(word)}?", f"{capital(one(word))} is {one(f'{colour} {kind}')}."))
         asked.append((f"What colour is {one(word)}?", f"{capital(one(word))} is {colour}."))

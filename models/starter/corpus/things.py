@@ -130,7 +130,5 @@ def odd_one(random: Random) -> Iterator[Talk]:
         same, odd = random.sample(of_kind(kind), random.choice((2, 3))), random.choice(of_kind(other))
         words = [thing.name for thing in (*same, odd)]
         random.shuffle(words)
-        form = random.choice(
-            ("Which word does not belong: {w}?", "Which one is different: {w}?", "Find the odd one out: {w}.")
-        )
+        form = random.choice(("Which word does not belong: {w}?", "Which one is different: {w}?", "Find the odd one out: {w}."))
         yield single("odd one out", form.format(w=", ".join(words)), f"{capital(odd.name)}.")

@@ -71,9 +71,7 @@ def spelling(random: Random) -> Iterator[Talk]:
     """Spell fox: f, o, x. How many letters it has."""
     while True:
         word = random.choice([word for word in SPELLED if len(word) <= 7])
-        form = random.choice(
-            ("Spell {w}.", "How do you spell {w}?", "Spell the word {w}.", "How many letters does {w} have?")
-        )
+        form = random.choice(("Spell {w}.", "How do you spell {w}?", "Spell the word {w}.", "How many letters does {w} have?"))
         if "How many" in form:
             reply = f"{capital(word)} has {len(word)} letters."
         else:
@@ -101,9 +99,7 @@ def order(random: Random) -> Iterator[Talk]:
         this, following = row[at], row[(at + 1) % len(row)]
         if random.random() < 0.5:
             form = random.choice(AFTER_FORMS)
-            yield single(
-                "order", form.format(k=kind, x=this), f"{capital(following)} comes after {this}.", f"{this}/{form}"
-            )
+            yield single("order", form.format(k=kind, x=this), f"{capital(following)} comes after {this}.", f"{this}/{form}")
         else:
             form = random.choice(BEFORE_FORMS)
             yield single(
@@ -117,15 +113,11 @@ def order(random: Random) -> Iterator[Talk]:
 def sentences(random: Random) -> Iterator[Talk]:
     """A sentence with a given word: The fox is in the garden."""
     things = [
-        thing
-        for thing in WORLD
-        if thing.noun == "a" and thing.kind in ("animal", "object", "food", "clothing", "vehicle")
+        thing for thing in WORLD if thing.noun == "a" and thing.kind in ("animal", "object", "food", "clothing", "vehicle")
     ]
     while True:
         thing = random.choice(things)
-        form = random.choice(
-            ("Make a sentence with {w}.", "Use {w} in a sentence.", "Write a sentence with the word {w}.")
-        )
+        form = random.choice(("Make a sentence with {w}.", "Use {w} in a sentence.", "Write a sentence with the word {w}."))
         reply = random.choice(
             (
                 "I can see {a} from my window.",

@@ -12,9 +12,7 @@ from corpus.world import WORLD, Thing, of_kind
 def yes_no(random: Random) -> Iterator[Talk]:
     """Is a fox blue? No, a fox is orange."""
     while True:
-        question, answer, key = random.choice(
-            (is_value, is_value, is_value, is_member, is_member, can_fly, which_kind)
-        )(random)
+        question, answer, key = random.choice((is_value, is_value, is_value, is_member, is_member, can_fly, which_kind))(random)
         yield single("yes or no", question, answer, key)
 
 
@@ -126,9 +124,9 @@ def is_member(random: Random) -> tuple[str, str, str]:
     thing = random.choice(of_kind("animal", "food", "instrument", "object"))
     group = thing.told("group")
     if random.random() < 0.5:
-        group = random.choice(
-            [other for other in of_kind(thing.kind) if other.facts["group"] != thing.facts["group"]]
-        ).told("group")
+        group = random.choice([other for other in of_kind(thing.kind) if other.facts["group"] != thing.facts["group"]]).told(
+            "group"
+        )
     form = random.choice(("Is {a} {value}?", "Would you say that {a} is {value}?", "Is it true that {a} is {value}?"))
     right = group == thing.told("group")
     reply = f"{'Yes' if right else 'No'}, {thing.a} is {thing.told('group')}."

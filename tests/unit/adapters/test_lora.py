@@ -49,7 +49,10 @@ def test_a_seed_gives_its_adapter(spec: ModelSpec) -> None:
 
 
 def test_kinds_and_the_last_layers(spec: ModelSpec) -> None:
-    assert list(adapted_paths(spec, ["v_proj", "q_proj"], 1)) == ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+    assert list(adapted_paths(spec, ["v_proj", "q_proj"], 1)) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.self_attn.v_proj",
+    ]
     assert adapted_paths(spec, ["down_proj"], "all") == {f"model.layers.{n}.mlp.down_proj": (32, 64) for n in range(2)}
     assert len(adapted_paths(spec, LINEAR_KINDS, 2)) == len(adapted_paths(spec, LINEAR_KINDS, "all")) == 14
     with pytest.raises(AdapterError, match=r"adapter\.layers is 3, the model has 2") as caught:
@@ -81,7 +84,18 @@ def test_39_an_adapter_of_another_base_is_refused_by_the_module(spec: ModelSpec)
     ):
         for base, hint in (("meta-llama/Llama-9", "meta-llama/Llama-9"), ("", "the base that it was trained on")):
             with pytest.raises(AdapterError) as caught:
-                check_fits(LoraAdapter({"model.layers.1.mlp.up_proj": LoraFactors(np.zeros((2, 32), np.float32), np.zeros((64, 2), np.float32), 1), path: factors}, base), spec)
+                check_fits(
+                    LoraAdapter(
+                        {
+                            "model.layers.1.mlp.up_proj": LoraFactors(
+                                np.zeros((2, 32), np.float32), np.zeros((64, 2), np.float32), 1
+                            ),
+                            path: factors,
+                        },
+                        base,
+                    ),
+                    spec,
+                )
             assert said in str(caught.value) and hint in caught.value.hint
 
 

@@ -69,7 +69,11 @@ def test_what_is_written_is_read(
     }
     write_peft(folder, LoraAdapter(modules, "someone/base", 0.125, rslora))
     back = read_peft(folder)
-    assert (back.base_model, back.dropout, back.rslora) == ("someone/base", 0.125, rslora) and back.factors.keys() == modules.keys()
+    assert (back.base_model, back.dropout, back.rslora) == (
+        "someone/base",
+        0.125,
+        rslora,
+    ) and back.factors.keys() == modules.keys()
     for path, one in modules.items():
         assert np.array_equal(back.factors[path].a, one.a) and np.array_equal(back.factors[path].b, one.b)
         assert back.factors[path].scale == pytest.approx(one.scale, rel=1e-15, abs=0)
@@ -245,7 +249,10 @@ def test_the_slowest_patterns_that_are_taken_end_soon(tmp_path: Path) -> None:
     tensors: dict[str, np.ndarray] = {}
     for layer in range(30):
         path = f"base_model.model.{'a' * 60}.{'a' * 60}.layers.{layer}.mlp.{'a' * 60}.up_proj"
-        tensors |= {f"{path}.lora_A.weight": np.zeros((2, 3), np.float32), f"{path}.lora_B.weight": np.zeros((3, 2), np.float32)}
+        tensors |= {
+            f"{path}.lora_A.weight": np.zeros((2, 3), np.float32),
+            f"{path}.lora_B.weight": np.zeros((3, 2), np.float32),
+        }
     slow = {f".*\\w*({'|'.join('a' * n for n in range(1, 9))})-{number}": 2 for number in range(8)}
     started = time.process_time()
     assert len(read_peft(folder_of(tmp_path, {"rank_pattern": slow}, tensors)).factors) == 30
@@ -261,7 +268,9 @@ def test_an_adapter_of_more_modules_than_any_model_has(tmp_path: Path, monkeypat
 
 def test_40_a_base_path_is_text_and_nothing_else(tmp_path: Path) -> None:
     for base in ("../../../etc/passwd", "/etc/shadow", "\x1b[2J" * 100, 7, ["x"], None):
-        adapter = read_peft(folder_of(tmp_path, {"base_model_name_or_path": base, "auto_mapping": {"base_model_class": "os.system"}}))
+        adapter = read_peft(
+            folder_of(tmp_path, {"base_model_name_or_path": base, "auto_mapping": {"base_model_class": "os.system"}})
+        )
         assert adapter.base_model.isprintable() and len(adapter.base_model) <= 200
 
 
@@ -280,7 +289,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["q_proj", ".*", "(", "x"]), inner, max_size=3),
     max_leaves=5,
 )
-KEYS = ["r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "base_model_name_or_path", "peft_type", *UNUSED_IF]
+KEYS = [
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "base_model_name_or_path",
+    "peft_type",
+    *UNUSED_IF,
+]
 
 
 @given(changed=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))

@@ -145,7 +145,9 @@ def test_drawn_weights_follow_from_the_seed_and_their_place(tmp_path: Path) -> N
     matrices = [array.tobytes()[:64] for array in first.values() if array.ndim == 2]
     assert len(set(matrices)) == len(matrices)  # no two are drawn alike
     deeper = read_spec(write(tmp_path / "deeper", {**SWITCHES["llama with every bias"], "num_hidden_layers": 4}))
-    assert np.array_equal(trained_copy(deeper, None, 5)["model.layers.2.mlp.up_proj.weight"], first["model.layers.2.mlp.up_proj.weight"])
+    assert np.array_equal(
+        trained_copy(deeper, None, 5)["model.layers.2.mlp.up_proj.weight"], first["model.layers.2.mlp.up_proj.weight"]
+    )
 
 
 def test_layers_before_the_first_adapter_are_frozen(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ def test_a_written_model_loads_in_the_type_it_says(stored: str, name: str, tmp_p
     weights, spec = WeightFolder(source), read_spec(source)
     copy_side_files(source, out, stored)
     write_arrays(out, parameter_shapes(spec).items(), weights.floats, stored)
-    assert sorted(path.name for path in out.iterdir()) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     assert read_spec(out).dtype == name == json.loads((out / "config.json").read_text())["torch_dtype"]
     assert {info.dtype for info in WeightFolder(out).tensors.values()} == {stored}
     load_model(out)

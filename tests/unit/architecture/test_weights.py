@@ -99,7 +99,7 @@ def test_6_a_hostile_file_is_refused_quickly(name: str, tmp_path: Path) -> None:
 
 def test_a_type_that_is_known_but_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(HOSTILE["a type that we do not read"])
-    with pytest.raises(ModelError, match="F64.*reads F32, F16 and BF16"):
+    with pytest.raises(ModelError, match=r"F64.*reads F32, F16 and BF16"):
         read_header(tmp_path / "x")
 
 
@@ -117,7 +117,9 @@ def test_names_of_tensors_are_safe_to_show(tmp_path: Path) -> None:
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["F32", "BF16", "I64"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), inner)
+    ),
     max_leaves=8,
 )
 ENTRIES = st.fixed_dictionaries(
@@ -333,4 +335,6 @@ def test_errors_are_of_the_class_that_is_asked_for(tmp_path: Path) -> None:
 def test_infinities_survive(tmp_path: Path) -> None:
     values = np.array([math.inf, -math.inf, 0.0, -0.0, 3e38], np.float32)
     assert from_bfloat16(to_bfloat16(values))[:2].tolist() == [math.inf, -math.inf]
-    assert np.signbit(from_bfloat16(to_bfloat16(values))[3]) and from_bfloat16(to_bfloat16(values))[4] == pytest.approx(3e38, rel=0.01)
+    assert np.signbit(from_bfloat16(to_bfloat16(values))[3]) and from_bfloat16(to_bfloat16(values))[4] == pytest.approx(
+        3e38, rel=0.01
+    )

@@ -43,7 +43,9 @@ def test_a_mask_is_a_pure_function_of_seed_step_row_and_name() -> None:
 
 
 def test_large_seeds_and_steps_have_masks() -> None:
-    assert not np.array_equal(mask_of(DropoutKey(2**63 - 1, 2**31 - 1, 2**31)), mask_of(DropoutKey(2**63 - 2, 2**31 - 1, 2**31)))
+    assert not np.array_equal(
+        mask_of(DropoutKey(2**63 - 1, 2**31 - 1, 2**31)), mask_of(DropoutKey(2**63 - 2, 2**31 - 1, 2**31))
+    )
 
 
 def test_no_stretch_of_a_mask_comes_again_in_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +70,10 @@ def test_dropout_takes_from_the_adapter_s_input_alone() -> None:
     linear = part(dropout=0.5)
     weight = random.normal(0, 1, (4, 48)).astype(np.float32)
     linear = linear._replace(weight=Plain(weight))
-    parameters = {f"{linear.name}.lora_A": random.normal(0, 1, (2, 48)).astype(np.float32), f"{linear.name}.lora_B": random.normal(0, 1, (4, 2)).astype(np.float32)}
+    parameters = {
+        f"{linear.name}.lora_A": random.normal(0, 1, (2, 48)).astype(np.float32),
+        f"{linear.name}.lora_B": random.normal(0, 1, (4, 2)).astype(np.float32),
+    }
     x = random.normal(0, 1, (9, 48)).astype(np.float32)
     ops = NumpyOps(parameters)
     ops.dropout_key = KEY

@@ -157,7 +157,9 @@ def test_evaluating_leaves_no_gradient_no_tape_and_no_dropout(model: Model, para
 
 def test_results_come_in_the_rows_order(model: Model) -> None:
     rows = rows_of([3, 40, 17, 5, 22])
-    assert NumpyRunner({}, 3).each(rows, lambda ops, index, row: (index, len(row.tokens))) == list(enumerate([3, 40, 17, 5, 22]))
+    assert NumpyRunner({}, 3).each(rows, lambda ops, index, row: (index, len(row.tokens))) == list(
+        enumerate([3, 40, 17, 5, 22])
+    )
 
 
 def test_a_failing_row_is_told_and_learning_is_on_again() -> None:

@@ -53,7 +53,7 @@ def test_yarn_ramps(truncate: bool) -> None:
     assert len(between) > 5
     low = 64 * math.log(2048 / (32 * 2 * math.pi)) / (2 * math.log(BASE))
     first = int(np.argmax(ratio < 1))
-    assert first == (math.floor(low) if truncate else math.floor(low)) + 1
+    assert first == math.floor(low) + 1
 
 
 def test_longrope_divides_each_pair_by_what_the_length_asks_for() -> None:

@@ -109,7 +109,7 @@ def test_what_is_rare_stands_out(capsys: pytest.CaptureFixture[str]) -> None:
         "hint: rows a.jsonl:3",
         "warning: step-000010 is not used: state.json is not what was written",
         "paused after step 8",
-        "  Q8_0       loss 1.2000 (+0.0010) · KL 0.0002 · same word 99.5 %",
+        "  Q8_0       loss 1.2000 (+0.0010) · KL 0.0002 · same token 99.5 %",
     ]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -175,6 +176,11 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run([sys.executable, "-m", "edgetune", "--help"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_closed_streams_are_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m edgetune runs >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_letters_that_the_terminal_lacks_are_escaped(tmp_path: Path) -> None:

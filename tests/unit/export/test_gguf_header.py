@@ -122,6 +122,21 @@ def test_a_key_twice(tmp_path: Path, content: bytes) -> None:
         read(tmp_path, repeated)
 
 
+def test_a_name_as_long_as_the_file_is_not_repeated(tmp_path: Path, content: bytes) -> None:
+    long = "n" * 3_000_000
+    model = decode(content)
+    model.put(long, 1)
+    first(model, name=long.encode())
+    with pytest.raises(ModelError) as caught:
+        read(tmp_path, model.encode())
+    assert len(str(caught.value)) < 500
+    model = decode(content)
+    model.put_text("llama.rope.scaling.type", long)
+    with pytest.raises(ModelError) as caught:
+        check_gguf(read(tmp_path, model.encode()))
+    assert len(str(caught.value)) < 500
+
+
 def retoken(model: Gguf, at: int, token: bytes) -> None:
     tokens = model.texts("tokenizer.ggml.tokens")
     tokens[at] = token

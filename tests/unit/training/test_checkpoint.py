@@ -59,7 +59,9 @@ def test_a_state_comes_back_as_it_was(state: TrainingState) -> None:
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert newest_good(tmp_path) == (None, [])
     folder = save_step(tmp_path, 7)
-    assert folder == tmp_path / "checkpoints" / "step-000007" and sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert folder == tmp_path / "checkpoints" / "step-000007" and sorted(path.name for path in folder.iterdir()) == sorted(
+        FILES
+    )
     read = checkpoint.read(folder)
     assert read.state == state(7, best_loss=1.5) and read.parameters.keys() == arrays(7).keys()
     assert all(np.array_equal(read.parameters[name], array) for name, array in arrays(7).items())

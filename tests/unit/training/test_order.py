@@ -1,5 +1,6 @@
 """Steps and epochs: every row once in each, the same in every process, in whatever order they are asked for."""
 
+import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -36,7 +37,7 @@ def test_every_row_comes_once_in_each_epoch(
     steps = [one.step(step) for step in range(one.total)]
     ends = [one.start_of(epoch) for epoch in range(4)]
     assert ends[0] == 0 and ends[3] == one.total
-    for start, stop in zip(ends, ends[1:], strict=False):
+    for start, stop in itertools.pairwise(ends):
         assert rows_of(steps[start:stop]) == Counter(range(len(lengths)))
         assert all(0 < len(step) <= batch * accumulate for step in steps[start:stop])
         assert all(len(step) > batch * (accumulate - 1) for step in steps[start : stop - 1])
@@ -48,9 +49,15 @@ def test_each_epoch_and_each_seed_has_another_order_and_none_without_shuffling()
     lengths = [5] * 30
     shuffled = order(lengths, batch=2, accumulate=1, epochs=2.0)
     assert [shuffled.step(n) for n in range(15)] != [shuffled.step(n) for n in range(15, 30)]
-    assert [shuffled.step(n) for n in range(15)] != [order(lengths, batch=2, accumulate=1, epochs=2.0, seed=8).step(n) for n in range(15)]
+    assert [shuffled.step(n) for n in range(15)] != [
+        order(lengths, batch=2, accumulate=1, epochs=2.0, seed=8).step(n) for n in range(15)
+    ]
     plain = order(lengths, batch=2, accumulate=1, epochs=2.0, shuffle=False)
-    assert [plain.step(n) for n in range(15)] == [plain.step(n) for n in range(15, 30)] == [[(2 * n,), (2 * n + 1,)] for n in range(15)]
+    assert (
+        [plain.step(n) for n in range(15)]
+        == [plain.step(n) for n in range(15, 30)]
+        == [[(2 * n,), (2 * n + 1,)] for n in range(15)]
+    )
 
 
 @pytest.mark.parametrize(
