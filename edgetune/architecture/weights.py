@@ -10,10 +10,11 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from edgetune.architecture.shards import check_index, shards, whole_weights
@@ -72,19 +73,16 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
                 raise reject(f"is no safetensors file, or truncated: {size} bytes, header of {length}", file=file, hint=again)
-            header = msgspec.json.decode(opened.read(length))
+            # Raw: nothing is built of a hostile header before each of its entries is looked at.
+            header = msgspec.json.decode(opened.read(length), type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(header.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str] | None)
     except OSError as error:
         raise reject(f"cannot be read: {error.strerror}", file=file, hint="is the folder complete?") from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise reject("its header is not JSON", file=file, hint=again) from None
-    if not isinstance(header, dict):
-        raise reject("its header is not a JSON object", file=file, hint=again)
-    metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise reject("its metadata is not text", file=file, hint=again)
+        raise reject("its header is not a JSON object of tensors and texts", file=file, hint=again) from None
     try:
         tensors = {clean(name): tensor_info(entry, file, 8 + length) for name, entry in header.items()}
-    except (TypeError, KeyError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise reject(f"a tensor's entry is wrong: {clean(str(error)[:200])}", file=file, hint=again) from None
     end = 8 + length
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.stop)):
@@ -93,19 +91,27 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
         end = info.stop
     if end != size:
         raise reject(f"holds {size} bytes, its header says {end}", file=file, hint="the download was cut: get it again")
-    return tensors, metadata
+    return tensors, metadata or {}
 
 
-def tensor_info(entry: Any, file: Path, data: int) -> TensorInfo:
-    """One entry of a header. ValueError, KeyError or TypeError where it is wrong."""
-    dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if dtype not in ITEM_SIZES:
-        known = "this version reads F32, F16 and BF16" if dtype in OTHER_TYPES else "unknown"
-        raise ValueError(f"type {dtype!s} ({known})")
-    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in (*shape, start, stop))
-    if not whole or len(shape) > 8 or stop - start != math.prod(shape) * ITEM_SIZES[dtype]:
-        raise ValueError(f"shape {shape} does not fill bytes {start} to {stop}")
-    return TensorInfo(dtype, shape, file, data + start, data + stop)
+class Entry(Struct, frozen=True):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
+    data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
+
+
+def tensor_info(raw: msgspec.Raw, file: Path, data: int) -> TensorInfo:
+    """One entry of a header. ValueError or msgspec's DecodeError where it is wrong."""
+    entry = msgspec.json.decode(raw, type=Entry)
+    start, stop = entry.data_offsets
+    if entry.dtype not in ITEM_SIZES:
+        known = "this version reads F32, F16 and BF16" if entry.dtype in OTHER_TYPES else "unknown"
+        raise ValueError(f"type {entry.dtype} ({known})")
+    if stop - start != math.prod(entry.shape) * ITEM_SIZES[entry.dtype]:
+        raise ValueError(f"shape {entry.shape} does not fill bytes {start} to {stop}")
+    return TensorInfo(entry.dtype, entry.shape, file, data + start, data + stop)
 
 
 class WeightFolder:

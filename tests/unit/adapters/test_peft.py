@@ -304,7 +304,7 @@ KEYS = [
 
 @given(changed=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
 def test_any_config_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, changed: dict[str, Any]) -> None:
-    folder = folder_of(tmp_path_factory.getbasetemp() / "fuzzed", changed)
+    folder = folder_of(tmp_path_factory.getbasetemp() / "fuzzed-adapter", changed)
     try:
         adapter = read_peft(folder)
     except AdapterError as error:
