@@ -16,7 +16,7 @@ from edgetune.hardware import worker_count
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Example, RawRow, load_examples, read_rows
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
-from edgetune.training.session import base_name, has_tokenizer, read_run_config
+from edgetune.training.session import base_name, has_tokenizer, prepared_at, read_run_config
 from edgetune.workspace import training
 from edgetune.workspace.models import find_model
 
@@ -138,7 +138,7 @@ def source_of(name: str, adapter: Path | None, data: Sequence[Path], on_event: O
         folder = run / "model" if whole else find_model(config.model, on_event)
         held_out = from_files(folder, load_tokenizer(folder), data)
         return Source(base_name(config.model), folder, None if whole else adapter_folder(run), held_out)
-    prepared = training.prepare(config, on_event)
+    prepared = training.prepare(config, on_event, prepared_at(run))  # the same rows are held out only at the same time
     folder = run / "model" if whole else prepared.folder
     if prepared.tokenizer is None:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """What becomes of a run or a model: where its adapter lies, how it scores, which rows prove its export."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,17 @@ def test_what_cannot_be_exported(tiny_model: Path, run: Path, chats: Path, tmp_p
         source_of(str(tmp_path / "absent"), None, [], ignored)
     with pytest.raises(DataError, match="absent"):
         source_of(str(tiny_model), None, [tmp_path / "absent.jsonl"], ignored)
+
+
+def test_a_template_that_prints_the_date_holds_out_the_rows_that_were_held_out(
+    tiny_model: Path, chats: Path, tmp_path: Path
+) -> None:
+    """Which rows are held out follows from what they hold: on another day that would be others, which were trained on."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template.replace("<|{{ message['role'] }}|>", "<|{{ message['role'] }}|>{{ strftime_now('%H %M %S') }} "))
+    values = {"model": str(model), "data": {"train": [str(chats)], "valid": 0.25, "max_tokens": 96}, "training": {"steps": 1}}
+    prepared = session.prepare(convert(values), model, "2025-01-02T03:04:05")
+    session.train(prepared, tmp_path / "run", Resources(1), ignored, lambda: False)
+    held = source_of(str(tmp_path / "run"), None, [], ignored).held_out
+    assert [example.ids.tolist() for example in held.examples] == [example.ids.tolist() for example in prepared.valid]
