@@ -30,8 +30,9 @@ class StepOrder:
     def steps_of_epochs(self, epochs: float) -> int:
         """How many steps that many passes take; a part of a pass is rounded up."""
         whole = math.floor(epochs)
-        share = round(epochs - whole, 9)  # 2.1 - 2 is a little more than 0.1
-        part = math.ceil(round(share * len(self.epoch(whole)), 6)) if share else 0
+        if epochs == whole:
+            return self.start_of(whole)
+        part = math.ceil(round((epochs - whole) * len(self.epoch(whole)), 6))  # 2.1 - 2 is a little more than 0.1
         return max(1, self.start_of(whole) + part)
 
     @lru_cache(maxsize=2)  # noqa: B019 - an order lives as long as its run

@@ -182,6 +182,11 @@ def test_bfloat16_is_rounded_to_the_nearest_even(values: np.ndarray) -> None:
     assert np.isnan(from_bfloat16(to_bfloat16(values))[~number]).all()
 
 
+def test_a_number_halfway_between_two_goes_to_the_even_one() -> None:
+    halfway = np.array([0x3F808000, 0x3F818000, 0x3F80C000, 0x3F807FFF], np.uint32).view(np.float32)
+    assert to_bfloat16(halfway).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80]
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_a_stored_tensor_is_read_as_it_was_written(dtype: str, tmp_path: Path) -> None:
     random = np.random.default_rng(1)

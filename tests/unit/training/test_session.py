@@ -473,6 +473,11 @@ def test_16_three_in_a_row_end_the_run_with_the_last_good_checkpoint_kept(
     assert not (folder / "adapter").exists()
 
 
+def test_16_bad_steps_that_are_not_in_a_row_do_not_end_a_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_at(monkeypatch, lambda step: step in (0, 1, 3, 4))
+    assert len(trainer.train().losses) == 2
+
+
 def test_a_run_that_learned_from_no_step_is_no_success(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_at(monkeypatch, lambda step: True)
     with pytest.raises(VerificationFailed):

@@ -228,7 +228,9 @@ def test_a_template_that_prints_the_date_holds_out_the_rows_that_were_held_out(
     """Which rows are held out follows from what they hold: on another day that would be others, which were trained on."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     template = (model / "chat_template.jinja").read_text()
-    (model / "chat_template.jinja").write_text(template.replace("<|{{ message['role'] }}|>", "<|{{ message['role'] }}|>{{ strftime_now('%H %M %S') }} "))
+    (model / "chat_template.jinja").write_text(
+        template.replace("<|{{ message['role'] }}|>", "<|{{ message['role'] }}|>{{ strftime_now('%H %M %S') }} ")
+    )
     values = {"model": str(model), "data": {"train": [str(chats)], "valid": 0.25, "max_tokens": 96}, "training": {"steps": 1}}
     prepared = session.prepare(convert(values), model, "2025-01-02T03:04:05")
     session.train(prepared, tmp_path / "run", Resources(1), ignored, lambda: False)
