@@ -126,8 +126,9 @@ def extra_tokens(tokens: SpecialTokens) -> frozenset[str]:
 
 
 def ids_of(value: int | list[int] | None) -> tuple[int, ...]:
-    """One id, several, or none, as a tuple."""
-    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+    """One id, several, or none, as a tuple. Some configs write -1 for none."""
+    given = [] if value is None else [value] if isinstance(value, int) else value
+    return tuple(at for at in given if 0 <= at < 1 << 31)
 
 
 def first_id(value: int | list[int] | None) -> int | None:

@@ -272,3 +272,10 @@ def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="not a BPE model") as caught:
         load_tokenizer(tmp_path)
     assert "model_type=bpe" in caught.value.hint
+
+
+def test_minus_one_stands_for_no_token(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"bos_token_id": -1, "eos_token_id": [-1, 2]}')
+    tokenizer = load_tokenizer(folder)
+    assert -1 not in tokenizer.end_ids and 2 in tokenizer.end_ids
