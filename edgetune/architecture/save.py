@@ -14,21 +14,27 @@ from edgetune.architecture.weights import save_safetensors, stored_as
 SIDE_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "generation_config.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "LICENSE",
+    "LICENSE.txt", "NOTICE",
 )  # fmt: skip
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 STORED_TYPES = {name: stored for stored, name in DTYPES.items()}
 
 
 def copy_side_files(source: Path, out: Path, dtype: str) -> None:
-    """Copies tokenizer, template and generation config, and writes config.json for weights of that type."""
+    """Copies tokenizer, templates, generation config and licence, and writes config.json for weights of that type."""
     for name in SIDE_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
+    for template in sorted((source / "additional_chat_templates").glob("*.jinja")):
+        (out / template.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(template, out / template.parent.name / template.name)
     config = json.loads((source / "config.json").read_bytes())
-    (out / "config.json").write_text(
-        json.dumps(both_forms(config) | {"dtype": DTYPES[dtype], "torch_dtype": DTYPES[dtype]}, indent=2) + "\n",
-        "utf-8",
-    )
+    (out / "config.json").write_text(json.dumps(portable(config, DTYPES[dtype]), indent=2) + "\n", "utf-8")
+
+
+def portable(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config that every reader understands alike: both forms of the rope, and of the name for the weights' type."""
+    return both_forms(config) | {"dtype": dtype, "torch_dtype": dtype}
 
 
 def both_forms(config: dict[str, Any]) -> dict[str, Any]:

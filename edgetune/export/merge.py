@@ -6,7 +6,6 @@ names no local path.
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from edgetune.adapters.lora import LoraAdapter, check_fits
 from edgetune.adapters.peft import read_peft
 from edgetune.architecture.load import check_shapes
+from edgetune.architecture.save import copy_side_files
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
 from edgetune.errors import InputError
@@ -27,11 +27,6 @@ from edgetune.files import fault, require_space, whole_folder
 Dtype = Literal["float32", "float16", "bfloat16"]
 STORED_AS: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 SHARDED_ABOVE = 5_000_000_000  # bytes; smaller models become one file, larger ones keep the base's division
-COMPANIONS = (
-    "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE", "LICENSE.txt",
-    "NOTICE",
-)  # fmt: skip
 
 
 class MergeResult(NamedTuple):
@@ -77,9 +72,7 @@ def merge(
             tensors = [(name, types[name], weights.tensors[name].shape) for name in names]
             save_safetensors(part / file, tensors, blocks, {"format": "pt"})
         write_index(part, files_of(weights, total), total)
-        config = json.loads((model / "config.json").read_bytes())
-        (part / "config.json").write_text(json.dumps(portable(config, stored), indent=2) + "\n", "utf-8")
-        copy_companions(model, part)
+        copy_side_files(model, part, STORED_AS[stored])
     return MergeResult(out, len(types), stored)
 
 
@@ -115,33 +108,3 @@ def write_index(folder: Path, files: dict[str, list[str]], total: int) -> None:
         places = {name: file for file, names in files.items() for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-
-
-def portable(config: dict[str, Any], dtype: Dtype) -> dict[str, Any]:
-    """A config that every reader understands alike, without the path that its author had it under.
-
-    transformers 5 reads rope_parameters and dtype, transformers 4 and most others rope_theta, rope_scaling and torch_dtype;
-    a reader that finds only the form it does not know computes another model without a word.
-    """
-    scaling = {**(config.get("rope_parameters") or config.get("rope_scaling") or {})}
-    theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
-    scaling.pop("type", None)
-    forms = {
-        "rope_theta": theta,
-        "rope_scaling": {"rope_type": kind, **scaling} if kind != "default" else None,
-        "rope_parameters": {"rope_theta": theta, "rope_type": kind, **scaling},
-        "dtype": dtype,
-        "torch_dtype": dtype,
-    }
-    return {**{key: value for key, value in config.items() if key != "_name_or_path"}, **forms}
-
-
-def copy_companions(model: Path, folder: Path) -> None:
-    """What belongs to a model besides its weights: tokenizer, chat templates, generation settings, licence."""
-    for name in COMPANIONS:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
-    for template in sorted((model / "additional_chat_templates").glob("*.jinja")):
-        (folder / template.parent.name).mkdir(exist_ok=True)
-        shutil.copyfile(template, folder / template.parent.name / template.name)

@@ -17,6 +17,7 @@ from edgetune.adapters.attach import open_adapted
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import load_model
+from edgetune.architecture.save import portable
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.transformer import logits
 from edgetune.architecture.weights import WeightFolder, save_safetensors, stored_as
@@ -25,7 +26,7 @@ from edgetune.backend.ops import Row
 from edgetune.errors import AdapterError, DiskFull, InputError, ModelError
 from edgetune.events import Progress
 from edgetune.export import merge as module
-from edgetune.export.merge import STORED_AS, Dtype, merge, portable
+from edgetune.export.merge import STORED_AS, Dtype, merge
 from tests.parity.gguf_models import write_config, write_weights
 
 QUERY = "model.layers.1.self_attn.q_proj"
