@@ -86,9 +86,46 @@ def opened(job: Job, source: "Source", system: str, context: int) -> "Conversati
         raise
 
 
+class CtrlC:
+    """What Ctrl-C does: at the prompt it breaks the line off, later it ends the answer, and pressed again it leaves.
+
+    It is watched all the time: pressed before an answer begins or just after it ended, it does not end the program either.
+    """
+
+    def __init__(self, stop: Callable[[], None]):
+        self.stop = stop
+        self.at_prompt, self.pressed = False, 0
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Takes the signal over."""
+        before = signal.signal(signal.SIGINT, self.press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def press(self, *_: object) -> None:
+        """The signal."""
+        self.pressed += 1
+        if self.at_prompt or self.pressed > 1:
+            raise KeyboardInterrupt
+        self.stop()
+
+    def line(self, prompt: str) -> str:
+        """The next line that is typed; Ctrl-C there is KeyboardInterrupt."""
+        self.at_prompt = True
+        try:
+            return input(prompt)
+        finally:
+            self.at_prompt, self.pressed = False, 0
+
+
 def one_turn(output: Output, conversation: "Conversation", settings: "Settings", text: str) -> None:
     """Answers once."""
-    answer = show(output, conversation, conversation.ask(text, settings))
+    ctrl_c = CtrlC(conversation.engine.stop)
+    with ctrl_c.watched():
+        answer = show(output, conversation, conversation.ask(text, settings), ctrl_c)
     document = {
         "reply": answer.reply,
         "tokens": answer.tokens,
@@ -100,36 +137,18 @@ def one_turn(output: Output, conversation: "Conversation", settings: "Settings",
     output.document(document)
 
 
-def show(output: Output, conversation: "Conversation", answer: Iterator[str]) -> "Answer":
+def show(output: Output, conversation: "Conversation", answer: Iterator[str], ctrl_c: CtrlC) -> "Answer":
     """Writes an answer as it comes. Ctrl-C ends it; what there is of it counts."""
-    with interrupting(conversation.engine.stop):
-        for piece in answer:
-            if not output.as_json:
-                output.clear_status()
-                output.out.write(clean(piece))
-                output.out.flush()
+    for piece in answer:
+        if not output.as_json:
+            output.clear_status()
+            output.out.write(clean(piece))
+            output.out.flush()
+        if ctrl_c.pressed:
+            conversation.engine.stop()  # it may have been pressed before there was an answer to end
     output.say()
     assert conversation.answer is not None
     return conversation.answer
-
-
-@contextmanager
-def interrupting(stop: Callable[[], None]) -> Generator[None]:
-    """The first Ctrl-C calls `stop`, a second one leaves."""
-    pressed = 0
-
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed += 1
-        if pressed > 1:
-            raise KeyboardInterrupt
-        stop()
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Talk:
@@ -137,6 +156,7 @@ class Talk:
 
     def __init__(self, output: Output, conversation: "Conversation", settings: "Settings", note: str):
         self.output, self.conversation, self.settings, self.note = output, conversation, settings, note
+        self.ctrl_c = CtrlC(conversation.engine.stop)
         self.typed = bool(sys.stdin) and sys.stdin.isatty()
 
     def run(self) -> None:
@@ -146,14 +166,15 @@ class Talk:
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
         self.greet()
-        while (line := self.read()) is not None:
-            try:
-                if not self.take(line.strip()):
-                    return
-            except ChildFailed:
-                raise
-            except InputError as error:
-                self.output.error(error)
+        with self.ctrl_c.watched():
+            while (line := self.read()) is not None:
+                try:
+                    if not self.take(line.strip()):
+                        return
+                except ChildFailed:
+                    raise
+                except InputError as error:
+                    self.output.error(error)
 
     def greet(self) -> None:
         """What a person should know before the first line."""
@@ -169,7 +190,7 @@ class Talk:
         """The next line; None when the person leaves, with Ctrl-D or with Ctrl-C twice in a row."""
         for _ in range(2 if sys.stdin else 0):
             try:
-                return input("> " if self.typed else "")
+                return self.ctrl_c.line("> " if self.typed else "")
             except EOFError:
                 self.output.note()
                 return None
@@ -205,7 +226,7 @@ class Talk:
     def answer(self, pieces: Iterator[str]) -> None:
         """Shows an answer, its speed, and why it ended where that is not plain."""
         before = self.conversation.left_out
-        answer = show(self.output, self.conversation, pieces)
+        answer = show(self.output, self.conversation, pieces, self.ctrl_c)
         told = f"{count(answer.tokens)} tokens · {rate(answer.tokens_per_second, 'tokens')}"
         reasons = {
             "end": "",

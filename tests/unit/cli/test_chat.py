@@ -10,13 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from edgetune.cli.chat import CtrlC, show
 from edgetune.cli.main import main
+from edgetune.cli.output import Output
 from tests.faults.gguf_bytes import decode
 
 ROOT = Path(__file__).resolve().parents[3]
+PROC = Path("/proc")
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +142,18 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def echoed(self, text: str) -> None:
-        """Types, and waits for the echo: only then the line editor is surely listening, to signals too."""
+        """Types, and waits for the echo and until the line editor listens again.
+
+        A signal between the two would be seen only with the next key: CPython's readline looks for signals when it is woken
+        from its wait, not before it begins to. No finger is that fast, but this test is.
+        """
         self.type(text)
         self.until(text)
+        if PROC.is_dir():
+            while (PROC / str(self.pid) / "stat").read_text().rpartition(")")[2].split()[0] != "S":
+                time.sleep(0.001)
+        else:
+            time.sleep(0.5)
 
     def code(self, seconds: float = 60) -> int:
         """The exit code."""
@@ -223,3 +236,26 @@ def test_a_closed_terminal_ends_it(story: Path):
     finally:
         opened.master = os.open(os.devnull, os.O_RDONLY)
         opened.close()
+
+
+class Engine:
+    """Counts how often it is told to stop."""
+
+    def __init__(self):
+        self.stops = 0
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+def test_ctrl_c_just_before_or_after_an_answer_does_not_end_the_program():
+    engine = Engine()
+    conversation = SimpleNamespace(engine=engine, answer="whole")
+    ctrl_c = CtrlC(engine.stop)
+    with ctrl_c.watched():
+        os.kill(os.getpid(), signal.SIGINT)  # the message is being read, and llama.cpp has nothing yet that it could stop
+        assert ctrl_c.pressed == 1
+        show(Output(as_json=True), conversation, iter(["a", "b"]), ctrl_c)  # pyright: ignore[reportArgumentType]
+        assert engine.stops == 3
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
