@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from edgetune.architecture import transformer
 from edgetune.architecture.transformer import Model
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import QUERIES, NumpyOps, blocks, rotation, scores
 from edgetune.backend.numpy_tape import Floats, Value
-from edgetune.backend.ops import HeadShape, Joint, Row, Spans
+from edgetune.backend.ops import HeadShape, Row, Spans
 from edgetune.errors import DataError
 
 
@@ -27,27 +28,14 @@ class Sampling(NamedTuple):
 
 
 class CachedOps(NumpyOps):
-    """The ops for tokens that continue what was seen before: keys and values of every layer are kept.
+    """The ops for tokens that continue what was seen before: keys and values of every layer are kept."""
 
-    With `weights` given, a layer's folded weight is made once and kept there: faster for many tokens, at float32's size.
-    """
-
-    def __init__(self, parameters: Mapping[str, Floats], weights: dict[str, Floats] | None = None):
-        super().__init__({})
+    def __init__(self, parameters: Mapping[str, Floats], folded: FoldedWeights | None = None):
+        super().__init__({}, folded=folded)
         self.parameters, self.learning = parameters, False
-        self.weights = weights
         self.keys: list[Floats] = []
         self.values: list[Floats] = []
         self.position = self.layer = 0
-
-    def weight(self, joint: Joint) -> Floats:
-        """(outputs, inputs), from the kept ones where there are any."""
-        if self.weights is None:
-            return super().weight(joint)
-        name = joint.parts[0].name
-        if name not in self.weights:
-            self.weights[name] = super().weight(joint)
-        return self.weights[name]
 
     def rotation(self, spans: Spans, shape: HeadShape) -> tuple[Floats, Floats]:
         """Positions go on from those in the cache."""
@@ -82,11 +70,13 @@ class CachedOps(NumpyOps):
 
 
 class Generator:
-    """One model and one set of trained arrays, ready to continue token sequences."""
+    """One model and one set of trained arrays, ready to continue token sequences.
 
-    def __init__(self, model: Model, parameters: Mapping[str, Floats], keep_weights: bool = True):
-        self.model, self.parameters = model, parameters
-        self.weights: dict[str, Floats] | None = {} if keep_weights else None
+    `folded` keeps every layer's weight from token to token: much faster, at float32's size.
+    """
+
+    def __init__(self, model: Model, parameters: Mapping[str, Floats], folded: FoldedWeights | None = None):
+        self.model, self.parameters, self.folded = model, parameters, folded
 
     def stream(
         self, ids: Sequence[int], *, max_tokens: int, sampling: Sampling | None = None, end_ids: Collection[int] = ()
@@ -100,7 +90,7 @@ class Generator:
             raise DataError("the prompt has no token, and the model has none to begin with", hint="write something")
         sampling = sampling or Sampling()
         random = np.random.default_rng(sampling.seed)
-        ops = CachedOps(self.parameters, self.weights)
+        ops = CachedOps(self.parameters, self.folded)
         new = np.array(ids, np.int32)
         for _ in range(max_tokens):
             token = sample(self.next_logits(ops, new), sampling, random)

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_tape import Floats, Tape, Value
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm, Spans, Tokens
 from edgetune.backend.rope import Rope
@@ -36,11 +37,16 @@ class NumpyOps:
     """One worker's ops: its tape, and the gradients that it has added up.
 
     `parameters` maps names to the trained arrays; the gradients have the same names and shapes. With `learning` off nothing
-    is recorded and no dropout happens.
+    is recorded and no dropout happens. `folded` is where workers share their weights; without it each makes its own.
     """
 
-    def __init__(self, parameters: Mapping[str, Floats], dtype: type[np.floating[Any]] = np.float32):
-        self.parameters, self.dtype = parameters, dtype
+    def __init__(
+        self,
+        parameters: Mapping[str, Floats],
+        dtype: type[np.floating[Any]] = np.float32,
+        folded: FoldedWeights | None = None,
+    ):
+        self.parameters, self.dtype, self.folded = parameters, dtype, folded
         self.gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
         self.tape = Tape()
         self.learning = True
@@ -142,13 +148,19 @@ class NumpyOps:
 
     def weight(self, joint: Joint) -> Floats:
         """(outputs, inputs): W + scale B A. Folded in, adapters cost the products of y and dx nothing."""
-        plain = not any(self.folds(part) for part in joint.parts)
-        if plain and joint.stacked is not None:
-            return joint.stacked
-        if plain and len(joint.parts) == 1:
-            return joint.parts[0].weight.read(slice(None))
+        if not any(self.folds(part) for part in joint.parts):
+            if joint.stacked is not None:
+                return joint.stacked
+            if len(joint.parts) == 1 and (floats := joint.parts[0].weight.view) is not None:
+                return floats
+        if self.folded is not None:
+            return self.folded.get(joint.parts[0].name, lambda before: self.fold(joint, before))
+        return self.fold(joint, None)
+
+    def fold(self, joint: Joint, before: Floats | None) -> Floats:
+        """(outputs, inputs) as floats, block by block, in the array that it was in before or in a new one."""
         height = sum(part.weight.shape[0] for part in joint.parts)
-        weight = np.empty((height, joint.parts[0].weight.shape[1]), self.dtype)
+        weight = np.empty((height, joint.parts[0].weight.shape[1]), self.dtype) if before is None else before
         for part, outputs in outputs_of(joint):
             own = weight[outputs]
             for rows in blocks(len(own), BLOCK):

@@ -6,11 +6,12 @@ so that a resumed run ends bit for bit where an uninterrupted one does.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import DropoutKey, NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row
@@ -20,10 +21,21 @@ LossOfRow = Callable[[NumpyOps, Row], Value]
 
 
 class NumpyRunner:
-    """Plays rows on `workers` threads. `parameters` are the trained arrays: name -> array, changed in place by an optimiser."""
+    """Plays rows on `workers` threads. `parameters` are the trained arrays: name -> array, changed in place by an optimiser.
 
-    def __init__(self, parameters: Mapping[str, Floats], workers: int, dtype: type[np.floating] = np.float32):  # pyright: ignore[reportMissingTypeArgument]
-        self.workers = [NumpyOps(parameters, dtype) for _ in range(workers)]
+    With `share_weights` the weights of a step are made once for all rows, which takes the memory of the layers in float32.
+    The numbers are the same either way.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Floats],
+        workers: int,
+        dtype: type[np.floating[Any]] = np.float32,
+        share_weights: bool = False,
+    ):
+        self.folded = FoldedWeights() if share_weights else None
+        self.workers = [NumpyOps(parameters, dtype, self.folded) for _ in range(workers)]
         self.pool, self.blas = ThreadPoolExecutor(workers, "row"), ThreadpoolController()
 
     def loss_and_gradients(
@@ -54,6 +66,8 @@ class NumpyRunner:
     def each(self, rows: Sequence[Row], play: Callable[[NumpyOps, int, Row], Result]) -> list[Result]:
         """play(ops, index, row) of every row, in the rows' order."""
         shares = shared_out([len(row.tokens) for row in rows], len(self.workers))
+        if self.folded:
+            self.folded.renew()
 
         def work(ops: NumpyOps, share: list[int]) -> list[tuple[int, Result]]:
             # A training that diverges is found by its loss and its gradient, not by warnings. NumPy asks this of every thread.

@@ -13,9 +13,14 @@ Floats = NDArray[np.floating[Any]]
 
 
 class FrozenMatrix(Protocol):
-    """A matrix (outputs, inputs) that gives its rows as floats."""
+    """A matrix (outputs, inputs) that gives its rows as floats. `view`: the whole of it, where it lies in memory as floats."""
 
     shape: tuple[int, int]
+
+    @property
+    def view(self) -> Floats | None:
+        """(outputs, inputs), not to be written to; None where it is stored otherwise."""
+        ...
 
     def read(self, rows: Rows) -> Floats:
         """(len(rows), inputs), as floats. It may be a view: it is not to be written to."""
@@ -32,6 +37,11 @@ class Plain:
     def __init__(self, weight: NDArray[np.floating[Any]]):
         self.weight, self.shape = weight, (weight.shape[0], weight.shape[1])
 
+    @property
+    def view(self) -> Floats | None:
+        """(outputs, inputs), unless it is float16."""
+        return None if self.weight.dtype == np.float16 else self.weight
+
     def read(self, rows: Rows) -> Floats:
         """(len(rows), inputs), as floats."""
         part = self.weight[rows]
@@ -47,6 +57,11 @@ class BFloat16:
 
     def __init__(self, bits: NDArray[np.uint16]):
         self.bits, self.shape = bits, (bits.shape[0], bits.shape[1])
+
+    @property
+    def view(self) -> None:
+        """There is none."""
+        return None
 
     def read(self, rows: Rows) -> Floats:
         """(len(rows), inputs), as floats."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.architecture.generate import Generator, Sampling
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.hardware import usable_memory
 from edgetune.llamacpp import LlamaChild
 from edgetune.llamacpp.protocol import StoppedBy
@@ -101,7 +102,7 @@ class OwnEngine:
 
     def __init__(self, opened: AdaptedModel, tokenizer: Tokenizer, context: int = 0):
         fits = opened.spec.parameters * FLOAT_BYTES < usable_memory() // 2
-        self.generator = Generator(opened.model, opened.parameters, keep_weights=fits)
+        self.generator = Generator(opened.model, opened.parameters, FoldedWeights() if fits else None)
         self.tokenizer, self.context = tokenizer, min(opened.spec.max_positions, context or OWN_CONTEXT)
         self.ending: Ending | None = None
         self.stopped = False

@@ -11,6 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.architecture.generate import Generator
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.errors import ConfigError, DataError
 from edgetune.text.chat_template import ChatTemplate
 from edgetune.text.tokenizer import Tokenizer
@@ -102,7 +103,7 @@ def answer_all(
     if not questions:
         raise DataError("no row has an answer to compare with", hint="a task needs chat rows or prompt/completion rows")
     prompts = [prompt_ids(question, tokenizer, template) for question in questions]
-    generator = Generator(model.model, model.parameters)
+    generator = Generator(model.model, model.parameters, FoldedWeights())
     done = 0
 
     end_ids = template.end_ids if template else tokenizer.end_ids

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.architecture.generate import Generator
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.export.certificate import EndCheck, TokenCheck
 from edgetune.files import clean
 from edgetune.llamacpp.client import LlamaChild
@@ -54,7 +55,7 @@ def check_ends(child: LlamaChild, tuned: AdaptedModel, held_out: HeldOut) -> End
     """Whether answers that end by themselves before export do so after it. None where there is nothing to ask."""
     if not held_out.prompts:
         return None
-    generator = Generator(tuned.model, tuned.parameters)
+    generator = Generator(tuned.model, tuned.parameters, FoldedWeights())
     asked = ended = gguf_ended = 0
     for prompt in held_out.prompts[:PROMPTS]:
         asked += 1

@@ -6,7 +6,7 @@ worker's. Tests compare the sum with measured peaks.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -14,7 +14,7 @@ from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.numpy_ops import BLOCK, QUERIES, VOCABULARY
-from edgetune.config import AdapterConfig, RunConfig, apply_setting, convert
+from edgetune.config import LINEAR_KINDS, AdapterConfig, RunConfig, apply_setting, convert
 from edgetune.errors import DoesNotFit
 from edgetune.units import count, size
 
@@ -42,6 +42,7 @@ class MemoryPlan:
     peak_bytes: int
     usable_bytes: int
     recompute: bool
+    share_weights: bool
     suggestions: tuple[Suggestion, ...]
 
     @property
@@ -77,19 +78,23 @@ class Load:
 
 
 def plan_memory(spec: ModelSpec, config: RunConfig, load: Load) -> MemoryPlan:
-    """The peak of a run. `recompute = "auto"` takes the plain, faster form wherever it fits."""
-    wish = config.training.recompute
-    recompute = wish == "layers"
-    parts = memory_parts(spec, config, load, recompute)
-    if wish == "auto" and sum(parts.values()) > load.usable_bytes:
-        recompute = True
-        parts = memory_parts(spec, config, load, recompute)
-    peak = sum(parts.values())
-    helpful = suggestions(spec, config, load, recompute) if peak > load.usable_bytes else ()
-    return MemoryPlan(parts, peak, load.usable_bytes, recompute, helpful)
+    """The peak of a run, in the fastest form that fits: activations kept before those made again (unless the config says
+    which), and weights folded once for all rows of a step before those folded for each row."""
+    choices = {"auto": (False, True), "off": (False,), "layers": (True,)}[config.training.recompute]
+    plans = [formed(spec, config, load, recompute, share) for recompute in choices for share in (True, False)]
+    plan = next((plan for plan in plans if plan.fits), plans[-1])
+    return plan if plan.fits else replace(plan, suggestions=suggestions(spec, config, load, plan.recompute))
 
 
-def memory_parts(spec: ModelSpec, config: RunConfig, load: Load, recompute: bool) -> dict[str, int]:
+def formed(spec: ModelSpec, config: RunConfig, load: Load, recompute: bool, share_weights: bool) -> MemoryPlan:
+    """The plan of one form, whether it fits or not."""
+    parts = memory_parts(spec, config, load, recompute, share_weights)
+    return MemoryPlan(parts, sum(parts.values()), load.usable_bytes, recompute, share_weights, ())
+
+
+def memory_parts(
+    spec: ModelSpec, config: RunConfig, load: Load, recompute: bool, share_weights: bool = False
+) -> dict[str, int]:
     """Bytes by part."""
     trained = trained_parameters(spec, config.adapter)
     full = config.adapter.method == "full"
@@ -97,6 +102,7 @@ def memory_parts(spec: ModelSpec, config: RunConfig, load: Load, recompute: bool
     in_flight = rows_in_flight(config, load, time)
     return {
         "weights": 0 if full else load.stored_bytes,
+        "folded weights": FLOAT * spec.layers * block_parameters(spec) if share_weights and not full else 0,
         "trained": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
         "gradients": FLOAT * trained * load.workers,
@@ -114,6 +120,11 @@ def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
     return sum(
         adapter.rank * (outputs + inputs) for outputs, inputs in adapted_paths(spec, adapter.targets, adapter.layers).values()
     )
+
+
+def block_parameters(spec: ModelSpec) -> int:
+    """Numbers in the linear layers of one block."""
+    return sum(math.prod(spec.linear_shape(kind)) for kind in LINEAR_KINDS)
 
 
 def longest_sequence(config: RunConfig, lengths: Sequence[int]) -> int:

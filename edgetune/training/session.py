@@ -78,6 +78,7 @@ class Resources:
 
     workers: int
     recompute: bool = False
+    share_weights: bool = False
     planned_peak_bytes: int = 0
 
 
@@ -272,7 +273,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
         adapter=adapter,
         model=model,
         parameters=parameters,
-        runner=NumpyRunner(parameters, resources.workers),
+        runner=NumpyRunner(parameters, resources.workers, share_weights=resources.share_weights),
         optimizer=AdamW(parameters, config.training),
         order=order,
         examples=prepared.train,

@@ -37,7 +37,7 @@ def plan_resources(prepared: Prepared, workers: int | None = None) -> tuple[Memo
     stored = prepared.weights.stored_bytes if prepared.weights else 0
     load = Load(prepared.lengths, workers, stored, usable_memory())
     memory = plan_memory(prepared.spec, prepared.config, load)
-    return memory, Resources(workers, memory.recompute, memory.peak_bytes)
+    return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes)
 
 
 def plan_run(prepared: Prepared, place: Path, speed: Speed | None = None) -> RunPlan:

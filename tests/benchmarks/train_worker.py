@@ -99,7 +99,7 @@ def main() -> None:
         learn = prototype_runner(arguments.engine, arguments.model, spec, arrays, arguments.workers)
     else:
         runner, loss_of = (
-            NumpyRunner(arrays, arguments.workers),
+            NumpyRunner(arrays, arguments.workers, share_weights=not arguments.recompute),
             row_loss(load_model(arguments.model, lora.places()), arguments.recompute),
         )
 

@@ -14,6 +14,7 @@ from edgetune.architecture.generate import CachedOps, Generator, Sampling, sampl
 from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.transformer import Model, logits
+from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.ops import Adapter, Row
 from edgetune.config import LINEAR_KINDS
@@ -106,13 +107,13 @@ def test_adapters_are_heard_whether_weights_are_kept_or_not(tmp_path: Path) -> N
     row = Row(ids, np.full(10, -1, np.int32), ((0, 10),))
     expected_without = logits(quiet, adapted, row, np.arange(10))
     assert np.abs(expected - expected_without).max() > 1e-3
-    kept, not_kept = Generator(adapted, parameters), Generator(adapted, parameters, keep_weights=False)
+    kept, not_kept = Generator(adapted, parameters, FoldedWeights()), Generator(adapted, parameters)
     for generator in (kept, not_kept):
-        given = generator.next_logits(CachedOps(parameters, generator.weights), ids)
+        given = generator.next_logits(CachedOps(parameters, generator.folded), ids)
         np.testing.assert_allclose(given, expected_without[-1], atol=2e-5)
     assert np.abs(whole(load_model(tmp_path), ids)[-1] - expected_without[-1]).max() > 1e-2
     assert list(kept.stream([3], max_tokens=20)) == list(not_kept.stream([3], max_tokens=20))
-    assert kept.weights and not_kept.weights is None
+    assert kept.folded and kept.folded.arrays and not_kept.folded is None
 
 
 def test_an_end_token_ends_the_stream_and_is_not_given(llama: Model) -> None:

@@ -143,6 +143,25 @@ def load_quiet(model: Model) -> Model:
     return model._replace(layers=layers)
 
 
+def test_weights_folded_once_for_all_rows_give_the_same_bits_and_follow_what_is_learned(
+    model: Model, parameters: dict[str, np.ndarray]
+) -> None:
+    rows, learned = rows_of([9, 20, 5, 31]), {name: array.copy() for name, array in parameters.items()}
+    each, shared = NumpyRunner(learned, 2), NumpyRunner(learned, 2, share_weights=True)
+    for step in range(3):
+        expected_loss, expected = each.loss_and_gradients(loss_of(model), rows, 1, step)
+        loss, gradients = shared.loss_and_gradients(loss_of(model), rows, 1, step)
+        assert loss == expected_loss
+        assert all(np.array_equal(gradients[name], gradient) for name, gradient in expected.items())
+        for name, array in learned.items():  # in place, as an optimiser does it
+            array -= 0.3 * expected[name]
+    told = [
+        runner.evaluate(rows, lambda ops, index, row: float(transformer.loss(ops, model, row).data))
+        for runner in (each, shared)
+    ]
+    assert told[0] == told[1]
+
+
 def test_evaluating_leaves_no_gradient_no_tape_and_no_dropout(model: Model, parameters: dict[str, np.ndarray]) -> None:
     runner, rows = NumpyRunner(parameters, 2), rows_of([9, 20, 5])
     runner.loss_and_gradients(loss_of(model), rows)

@@ -32,13 +32,14 @@ from edgetune.hardware import peak_memory
 from edgetune.training.loss import row_loss
 from edgetune.training.optimizer import AdamW
 spec, time, recompute = read_spec(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3] == "layers"
+share = sys.argv[4] == "shared"
 before = peak_memory()
 random = np.random.default_rng(0)
 arrays = {name: random.standard_normal(shape, np.float32) * np.float32(0.02) for name, shape in parameter_shapes(spec).items()}
 adapter = new_lora(spec, AdapterConfig(rank=8), 1, "tiny")
 trained = adapter.trained_arrays()
 model = build_model(Source(spec, arrays=arrays), adapter.places())
-runner, optimizer = NumpyRunner(trained, 2), AdamW(trained, TrainingConfig())
+runner, optimizer = NumpyRunner(trained, 2, share_weights=share), AdamW(trained, TrainingConfig())
 tokens = random.integers(0, spec.vocab, time + 1).astype(np.int32)
 rows = [Row(tokens[:-1], tokens[1:], ((0, time),))] * 4
 _, gradients = runner.loss_and_gradients(row_loss(model, recompute), rows)
@@ -65,15 +66,18 @@ def load(lengths: list[int] | None = None, workers: int = 2, usable: int = PLENT
     return Load(lengths or [64] * 100, workers, 20_000_000, usable)
 
 
-@pytest.mark.parametrize("recompute", ["off", "layers"])
-def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str) -> None:
+@pytest.mark.parametrize(
+    ("recompute", "weights"), [("off", "shared"), ("off", "each"), ("layers", "shared"), ("layers", "each")]
+)
+def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str, weights: str) -> None:
     """Measured in a process of its own; the interpreter, which is the same for all runs, is left out of the comparison."""
     spec, time = spec_of(tmp_path), 512
-    done = subprocess.run([sys.executable, "-c", ONE_STEP, str(tmp_path), str(time), recompute], capture_output=True, text=True)
+    command = [sys.executable, "-c", ONE_STEP, str(tmp_path), str(time), recompute, weights]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     before, peak = map(int, done.stdout.split())
     stored = 4 * sum(math.prod(shape) for shape in ((spec.vocab, spec.dim),)) + 4 * 6 * 256 * (256 * 2 + 128 * 2 + 704 * 3)
-    parts = memory_parts(spec, config(time), Load([time] * 4, 2, stored, PLENTY), recompute == "layers")
+    parts = memory_parts(spec, config(time), Load([time] * 4, 2, stored, PLENTY), recompute == "layers", weights == "shared")
     planned = sum(parts.values()) - parts["interpreter"] - parts["rows"]
     assert planned == pytest.approx(peak - before, rel=0.2)
 
@@ -87,13 +91,15 @@ def test_what_is_trained_is_counted_exactly(tmp_path: Path) -> None:
     assert whole == spec.parameters + (2 * spec.layers + 1) * spec.dim
 
 
-def test_recompute_is_chosen_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_what_costs_time_is_chosen_only_where_it_is_needed(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     plain = plan_memory(spec, config(), load())
-    assert plain.fits and not plain.recompute and plain.suggestions == ()
+    assert plain.fits and plain.share_weights and not plain.recompute and plain.suggestions == ()
     tight = plan_memory(spec, config(), load(usable=plain.peak_bytes - 1))
-    assert tight.fits and tight.recompute and tight.peak_bytes < plain.peak_bytes
-    assert not plan_memory(spec, config(recompute="off"), load(usable=plain.peak_bytes - 1)).fits
+    assert tight.fits and not tight.share_weights and not tight.recompute and tight.peak_bytes < plain.peak_bytes
+    tighter = plan_memory(spec, config(), load(usable=tight.peak_bytes - 1))
+    assert tighter.fits and tighter.recompute and tighter.peak_bytes < tight.peak_bytes
+    assert not plan_memory(spec, config(recompute="off"), load(usable=tight.peak_bytes - 1)).fits
     assert plan_memory(spec, config(recompute="layers"), load()).recompute
 
 
@@ -101,10 +107,11 @@ def test_a_refusal_says_what_would_help(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     long = load([1000] * 50)
     plan = plan_memory(spec, config(1024, recompute="off"), long)
-    refused = plan_memory(spec, config(1024, recompute="off"), load([1000] * 50, usable=plan.peak_bytes - 1))
+    least = plan.peak_bytes - plan.parts["folded weights"]
+    refused = plan_memory(spec, config(1024, recompute="off"), load([1000] * 50, usable=least - 1))
     settings = [each.setting for each in refused.suggestions if each.fits]
     assert settings == ["training.recompute=layers", "data.max_tokens=512", "adapter.layers=3"]
-    assert all(each.peak_bytes < plan.peak_bytes for each in refused.suggestions)
+    assert all(each.peak_bytes < least for each in refused.suggestions)
     with pytest.raises(DoesNotFit) as caught:
         refused.require_fit()
     assert "--set training.recompute=layers" in caught.value.hint
