@@ -26,7 +26,7 @@ def plan(
     from edgetune.workspace.runs import runs_folder
     from edgetune.workspace.training import prepare
 
-    planned = plan_run(prepare(wanted, job.event), runs_folder())
+    planned = plan_run(prepare(wanted, job.event), runs_folder(), job.event)
     memory, time, out = planned.memory, planned.time, job.output
     rows = [[part, size(number)] for part, number in sorted(memory.parts.items(), key=lambda item: -item[1]) if number]
     for line in table(["memory", "at its peak"], [*rows, ["all", size(memory.peak_bytes)]], right=["at its peak"]):

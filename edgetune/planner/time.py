@@ -1,7 +1,7 @@
 """The time that a run will take on the NumPy path: products of matrices, memory traffic, and Python's own pace.
 
-Speeds are measured on the machine in a fraction of a second; counts follow from the shapes. Tests hold the estimate to the
-measured time within a factor, not to the percent: a laptop's pace changes with its heat and its other programs.
+Speeds are measured on the machine in a fraction of a second, counts follow from the shapes; probe.py finds how far the run
+itself is from them.
 """
 
 import math
@@ -13,8 +13,8 @@ import numpy as np
 
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.numpy_ops import QUERIES
-from edgetune.config import LINEAR_KINDS, RunConfig
-from edgetune.planner.memory import block_floats, trained_layers, trained_parameters
+from edgetune.config import RunConfig
+from edgetune.planner.memory import block_floats, block_parameters, trained_layers, trained_parameters
 
 GEMM_SHARE = 0.9  # of the measured speed: the run's products are less square than the measured ones
 PASSES = 8  # times that a kept float is written or read in forward and backward
@@ -25,10 +25,15 @@ FORWARD_SHARE = 0.4  # of a step's time for the same tokens: what a validation c
 
 @dataclass(frozen=True)
 class Speed:
-    """What all cores together do: floating-point operations and bytes moved, per second."""
+    """What all cores together do: floating-point operations and bytes moved, per second.
+
+    The factors say how much longer layers, and all that is outside of them, take than these numbers make it.
+    """
 
     flops: float
     bytes: float
+    layer_factor: float = 1.0
+    rest_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def best_time(action: Callable[[], object], seconds: float) -> float:
 
 def plan_time(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, speed: Speed) -> TimePlan:
     """Seconds of all steps, and of the validations before, between and after them."""
-    one_pass = pass_seconds(spec, config, work, recompute, speed)
+    layers = layer_seconds(spec, config, work, recompute, speed)
+    one_pass = speed.layer_factor * layers + speed.rest_factor * rest_seconds(spec, work, speed)
     passes = work.total_steps / work.steps_per_pass
     validation = one_pass * FORWARD_SHARE * work.valid_tokens / work.tokens
     validations = 1 + math.ceil(work.total_steps / (config.checks.eval_every or work.total_steps))
@@ -83,10 +89,11 @@ def plan_time(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, s
     return TimePlan(work.total_steps, round(work.tokens * passes), seconds, work.tokens / one_pass)
 
 
-def pass_seconds(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, speed: Speed) -> float:
-    """Seconds of one pass: products at their speed, traffic at its own, and Python, which one thread at a time runs."""
+def layer_seconds(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, speed: Speed) -> float:
+    """Seconds of all layers in one pass, as counted: products at their speed, traffic at its own, and Python, which one thread
+    at a time runs."""
     passes = 3 if recompute else 2  # of every block: forward, perhaps again, backward
-    block = sum(math.prod(spec.linear_shape(kind)) for kind in LINEAR_KINDS)
+    block = block_parameters(spec)
     trained, learned = trained_layers(spec, config.adapter), trained_parameters(spec, config.adapter)
     folds = passes * work.sequences if config.adapter.method == "lora" else 0
     keys = sum(length * length / 2 + length * QUERIES / 2 for length in work.spans)  # of all queries, whole tiles
@@ -95,8 +102,12 @@ def pass_seconds(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool
     flops += 2 * learned * work.tokens * (2 if config.adapter.method == "lora" else 1)  # gradients of what is trained
     flops += 2 * config.adapter.rank * block * trained * folds
     flops += (4 * passes + 6) * spec.heads * spec.head_dim * keys * spec.layers
-    flops += 4 * spec.vocab * spec.dim * work.trained_tokens
     traffic = 8 * block * trained * folds + 4 * PASSES * block_floats(spec) * spec.layers * work.tokens
     tiles = spec.kv_heads * sum(math.ceil(length / QUERIES) for length in work.spans)
     python = spec.layers * (OP_SECONDS * work.sequences + TILE_SECONDS * tiles)
     return flops / (GEMM_SHARE * speed.flops) + traffic / speed.bytes + python
+
+
+def rest_seconds(spec: ModelSpec, work: Work, speed: Speed) -> float:
+    """Seconds of one pass outside of the layers, as counted: the products with the head."""
+    return 4 * spec.vocab * spec.dim * work.trained_tokens / (GEMM_SHARE * speed.flops)

@@ -72,7 +72,7 @@ class Demo:
     def plan(self) -> tuple[Prepared, RunPlan]:
         """The rows, read, and what training on them will take."""
         prepared = session.prepare(demo_config(self.model, self.rows), self.model)
-        return prepared, plan_run(prepared, self.folder)
+        return prepared, plan_run(prepared, self.folder, self.on_event)
 
     def score(self, adapter: Path | None = None) -> Score:
         """The test rows, with or without the adapter."""

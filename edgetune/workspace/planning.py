@@ -1,14 +1,19 @@
 """What a run will take, before it starts: memory, time and disk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgetune.events import Event, Progress
 from edgetune.files import free_space
 from edgetune.hardware import usable_memory, worker_count
 from edgetune.planner.memory import FLOAT, Load, MemoryPlan, plan_memory, trained_parameters
-from edgetune.planner.time import Speed, TimePlan, Work, measure_speed, plan_time
+from edgetune.planner.probe import calibrated
+from edgetune.planner.time import TimePlan, Work, measure_speed, plan_time
 from edgetune.training.order import StepOrder
 from edgetune.training.session import Prepared, Resources
+
+OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,24 @@ def plan_resources(prepared: Prepared, workers: int | None = None) -> tuple[Memo
     return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes)
 
 
-def plan_run(prepared: Prepared, place: Path, speed: Speed | None = None) -> RunPlan:
-    """Everything that can be said of a run before it starts; `place` is where its folder will lie."""
+def plan_run(prepared: Prepared, place: Path, on_event: OnEvent) -> RunPlan:
+    """Everything that can be said of a run before it starts, from a few timed steps; `place` is where its folder will lie."""
     memory, resources = plan_resources(prepared)
+    speed = measure_speed(resources.workers)
+    if memory.fits:
+
+        def tell(done: int, total: int) -> None:
+            on_event(Progress(stage="timing a few steps", done=done, total=total, unit="steps"))
+
+        speed = calibrated(prepared, resources, speed, tell)
+    time = plan_time(prepared.spec, prepared.config, work_of(prepared), resources.recompute, speed)
+    return RunPlan(memory, time, disk_bytes(prepared), free_space(place.absolute()), resources)
+
+
+def work_of(prepared: Prepared) -> Work:
+    """What goes through the model in a run."""
     order = StepOrder(prepared.lengths, prepared.config)
-    work = Work(
+    return Work(
         tokens=sum(prepared.lengths),
         trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
         sequences=sum(len(step) for step in order.epoch(0)),
@@ -53,9 +71,6 @@ def plan_run(prepared: Prepared, place: Path, speed: Speed | None = None) -> Run
         total_steps=order.total,
         valid_tokens=sum(len(example.ids) for example in prepared.valid),
     )
-    speed = speed or measure_speed(resources.workers)
-    time = plan_time(prepared.spec, prepared.config, work, resources.recompute, speed)
-    return RunPlan(memory, time, disk_bytes(prepared), free_space(place.absolute()), resources)
 
 
 def disk_bytes(prepared: Prepared) -> int:

@@ -1,0 +1,121 @@
+"""A few real steps of a run on the model's first layers, timed: how this machine keeps up with the counts of time.py.
+
+What the counts cannot know is in them: dropout, short rows, how Python and memory get along with several workers. One and
+two layers tell what a layer costs and what is there once; rows are cut so that it stays a matter of seconds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgetune.architecture.spec import ModelSpec
+from edgetune.backend.ops import Row
+from edgetune.planner.time import Speed, Work, layer_seconds, rest_seconds
+from edgetune.text.batches import to_row
+from edgetune.training.loss import row_loss
+from edgetune.training.order import StepOrder
+from edgetune.training.session import Prepared, Resources, build
+
+STEP_SECONDS = 0.4  # about as long as a probed step may take
+STEPS = 3  # timed of each kind, after one that warms up
+LEAST_TOKENS = 16  # of a row
+LEAST_FACTOR = 0.05
+
+
+def calibrated(prepared: Prepared, resources: Resources, speed: Speed, tell: Callable[[int, int], None]) -> Speed:
+    """The speed with what was found on the real model. `tell` hears how many steps of how many are timed.
+
+    Raises:
+        ModelError: the weights are damaged.
+    """
+    total = 2 * (STEPS + 1)
+    one, two = first_layers(prepared, 1), first_layers(prepared, min(2, prepared.spec.layers))
+    rows = probe_rows(two, resources, speed)
+    work = work_of(rows)
+    times = [
+        step_seconds(part, resources, rows, lambda done, n=n: tell(n * (STEPS + 1) + done, total))
+        for n, part in enumerate((one, two))
+    ]
+    layer = max(times[1] - times[0], 0.0) if prepared.spec.layers > 1 else times[0] / 2
+    counted = layer_seconds(one.spec, one.config, work, resources.recompute, speed)
+    rest = rest_seconds(one.spec, work, speed)
+    return replace(
+        speed,
+        layer_factor=max(layer / counted, LEAST_FACTOR),
+        rest_factor=max((times[0] - layer) / rest, LEAST_FACTOR),
+    )
+
+
+def first_layers(prepared: Prepared, count: int) -> Prepared:
+    """The same run on a model of the first layers only."""
+    changes: dict[str, Any] = {}
+    config = prepared.config
+    if config.adapter.layers != "all":
+        changes["layers"] = min(config.adapter.layers, count)
+    if config.adapter.init_from not in ("", "random"):
+        changes["init_from"] = ""
+    adapter = msgspec.structs.replace(config.adapter, **changes)
+    return replace(prepared, spec=cut(prepared.spec, count), config=msgspec.structs.replace(config, adapter=adapter))
+
+
+def cut(spec: ModelSpec, count: int) -> ModelSpec:
+    """A spec of that many layers: what is told layer by layer is told of those."""
+    by_layer = {
+        name: value[:count] for name, value in vars(spec).items() if isinstance(value, tuple) and len(value) == spec.layers
+    }
+    return replace(spec, layers=count, **by_layer)
+
+
+def probe_rows(prepared: Prepared, resources: Resources, speed: Speed) -> list[Row]:
+    """Rows of a step in the middle of the first epoch, fewer and shorter where the whole would take long."""
+    epoch = StepOrder(prepared.lengths, prepared.config).epoch(0)
+    rows = [to_row([prepared.train[index] for index in sequence]) for sequence in epoch[len(epoch) // 2]]
+    while len(rows) > resources.workers and seconds_of(prepared, rows, resources, speed) > STEP_SECONDS:
+        rows = rows[: max(resources.workers, len(rows) // 2)]
+    length = max(len(row.tokens) for row in rows)
+    while length > LEAST_TOKENS and seconds_of(prepared, rows, resources, speed) > STEP_SECONDS:
+        length = max(LEAST_TOKENS, length // 2)
+        rows = [shortened(row, length) for row in rows]
+    return rows
+
+
+def seconds_of(prepared: Prepared, rows: Sequence[Row], resources: Resources, speed: Speed) -> float:
+    """What a step of these rows should take by the counts."""
+    work = work_of(rows)
+    layers = layer_seconds(prepared.spec, prepared.config, work, resources.recompute, speed)
+    return layers + rest_seconds(prepared.spec, work, speed)
+
+
+def shortened(row: Row, length: int) -> Row:
+    """The first tokens of a row. One target is always there to be learned."""
+    targets = row.targets[:length].copy()
+    if not (targets >= 0).any():
+        targets[-1] = row.tokens[0]
+    spans = tuple((start, min(stop, length)) for start, stop in row.spans if start < length)
+    return Row(row.tokens[:length], targets, spans)
+
+
+def work_of(rows: Sequence[Row]) -> Work:
+    """One pass over these rows, in one step."""
+    spans = [stop - start for row in rows for start, stop in row.spans]
+    trained = sum(row.trained_tokens for row in rows)
+    tokens = sum(len(row.tokens) for row in rows)
+    return Work(tokens, trained, len(rows), spans, steps_per_pass=1, total_steps=1, valid_tokens=0)
+
+
+def step_seconds(prepared: Prepared, resources: Resources, rows: Sequence[Row], tell: Callable[[int], None]) -> float:
+    """The median time of a whole step: loss, gradients and update."""
+    run = build(prepared, Path(), resources)
+    times: list[float] = []
+    for done in range(STEPS + 1):
+        tell(done)
+        started = time.perf_counter()
+        _, gradients = run.runner.loss_and_gradients(row_loss(run.model, run.recompute), rows, 0, 0)
+        run.optimizer.update(gradients, rate=0.0)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
