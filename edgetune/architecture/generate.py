@@ -3,7 +3,7 @@
 It serves samples while training, tasks, and chats with a model that has not been exported yet.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +68,29 @@ class CachedOps(NumpyOps):
         """The tokens that just went through are behind us now."""
         self.position, self.layer = self.position + time, 0
 
+    def rewind(self, position: int) -> None:
+        """Forgets the tokens from that position on."""
+        self.keys = [keys[:, :position] for keys in self.keys]
+        self.values = [values[:, :position] for values in self.values]
+        self.position = position
+
+
+class Memory:
+    """What a generator has read of a conversation, so that the next turn does not read it again."""
+
+    def __init__(self) -> None:
+        self.ops: CachedOps | None = None
+        self.ids: list[int] = []
+
+    def recall(self, ids: Sequence[int], new: Callable[[], CachedOps]) -> CachedOps:
+        """The ops that have read the longest beginning of `ids` that is known; one token is always left to be read."""
+        known = next((at for at, (old, now) in enumerate(zip(self.ids, ids, strict=False)) if old != now), len(self.ids))
+        if self.ops is None:
+            self.ops = new()
+        self.ops.rewind(min(known, self.ops.position, len(ids) - 1))
+        self.ids = list(ids)
+        return self.ops
+
 
 class Generator:
     """One model and one set of trained arrays, ready to continue token sequences.
@@ -79,9 +102,17 @@ class Generator:
         self.model, self.parameters, self.folded = model, parameters, folded
 
     def stream(
-        self, ids: Sequence[int], *, max_tokens: int, sampling: Sampling | None = None, end_ids: Collection[int] = ()
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        end_ids: Collection[int] = (),
+        memory: Memory | None = None,
     ) -> Iterator[int]:
         """Yields the tokens that follow `ids`, up to `max_tokens`; one of `end_ids` ends it and is not given.
+
+        What `memory` knows of `ids` is not read again.
 
         Raises:
             DataError: there is no token to begin with.
@@ -90,12 +121,14 @@ class Generator:
             raise DataError("the prompt has no token, and the model has none to begin with", hint="write something")
         sampling = sampling or Sampling()
         random = np.random.default_rng(sampling.seed)
-        ops = CachedOps(self.parameters, self.folded)
-        new = np.array(ids, np.int32)
+        memory = memory or Memory()
+        ops = memory.recall(ids, lambda: CachedOps(self.parameters, self.folded))
+        new = np.array(ids[ops.position :], np.int32)
         for _ in range(max_tokens):
             token = sample(self.next_logits(ops, new), sampling, random)
             if token in end_ids:
                 return
+            memory.ids.append(token)
             yield token
             new = np.array([token], np.int32)
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ SIDE_FILES = (
     "generation_config.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "LICENSE",
     "LICENSE.txt", "NOTICE",
 )  # fmt: skip
+LARGEST_FLOAT16 = 65504.0
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 STORED_TYPES = {name: stored for stored, name in DTYPES.items()}
 
@@ -53,6 +54,13 @@ def both_forms(config: dict[str, Any]) -> dict[str, Any]:
         "rope_scaling": None if kind == "default" else scaling,
         "rope_parameters": {**scaling, "rope_theta": theta},
     }
+
+
+def roomy(dtype: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:
+    """That type, or F32 where training has led a number beyond the range of F16."""
+    if dtype != "F16":
+        return dtype
+    return dtype if all(np.abs(array).max(initial=0) <= LARGEST_FLOAT16 for array in arrays.values()) else "F32"
 
 
 def write_arrays(

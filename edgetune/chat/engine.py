@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgetune.adapters.attach import AdaptedModel
-from edgetune.architecture.generate import Generator, Sampling
+from edgetune.architecture.generate import Generator, Memory, Sampling
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.hardware import usable_memory
 from edgetune.llamacpp import LlamaChild
@@ -105,14 +105,17 @@ class OwnEngine:
         self.generator = Generator(opened.model, opened.parameters, FoldedWeights() if fits else None)
         self.tokenizer, self.context = tokenizer, min(opened.spec.max_positions, context or OWN_CONTEXT)
         self.ending: Ending | None = None
-        self.stopped = False
+        self.memory, self.stopped = Memory(), False
 
     def stream(self, ids: Sequence[int], settings: Settings, end_ids: Collection[int]) -> Iterator[str]:
         """The answer in pieces of whole characters."""
         self.ending, self.stopped = None, False
         sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.seed)
         text, tokens, start, read = self.tokenizer.stream(start=False), 0, time.monotonic(), None
-        for token in self.generator.stream(ids, max_tokens=settings.max_tokens, sampling=sampling, end_ids=end_ids):
+        answer = self.generator.stream(
+            ids, max_tokens=settings.max_tokens, sampling=sampling, end_ids=end_ids, memory=self.memory
+        )
+        for token in answer:
             read = read or time.monotonic()
             tokens += 1
             yield text.push(token)

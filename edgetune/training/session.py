@@ -17,7 +17,7 @@ from pathlib import Path
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
 from edgetune.adapters.peft import read_peft, write_peft
 from edgetune.architecture.load import Source, build_model, check_shapes, parameter_shapes, trained_copy
-from edgetune.architecture.save import STORED_TYPES, copy_side_files, write_arrays
+from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.numpy_runner import NumpyRunner
@@ -358,7 +358,7 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
     best = run.best_parameters()
     if run.adapter is None:
         out = run.folder / "model"
-        dtype = STORED_TYPES.get(prepared.spec.dtype, "F32")
+        dtype = roomy(STORED_TYPES.get(prepared.spec.dtype, "F32"), best)
         with whole_folder(out, "model") as part:
             copy_side_files(prepared.folder, part, dtype)
             write_arrays(part, parameter_shapes(prepared.spec).items(), lambda name: best[name], dtype)

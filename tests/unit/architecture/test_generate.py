@@ -10,7 +10,7 @@ from random_model import write_model
 
 from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture import generate
-from edgetune.architecture.generate import CachedOps, Generator, Sampling, sample
+from edgetune.architecture.generate import CachedOps, Generator, Memory, Sampling, sample
 from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.transformer import Model, logits
@@ -169,3 +169,29 @@ def test_only_the_likeliest_are_left(sampling: Sampling, left: set[int]) -> None
 
 def test_equal_logits_give_the_first() -> None:
     assert sample(np.zeros(4, np.float32), Sampling(), np.random.default_rng(0)) == 0
+
+
+def test_what_was_read_is_not_read_again_and_changes_nothing(model: Model) -> None:
+    generator, memory, turns = Generator(model, {}), Memory(), [1, 2, 3, 4]
+    for said in ([5, 6], [7], []):  # each turn continues the last answer; the last one asks the same again
+        turns = [*turns, *said]
+        fresh = list(generator.stream(turns, max_tokens=5))
+        read: list[int] = []
+
+        def counted(ops: CachedOps, tokens: np.ndarray, read: list[int] = read) -> np.ndarray:
+            read.append(len(tokens))
+            return Generator.next_logits(generator, ops, tokens)
+
+        remembering = Generator(model, {})
+        remembering.next_logits = counted  # pyright: ignore[reportAttributeAccessIssue]
+        known = memory.ops.position if memory.ops else 0
+        assert list(remembering.stream(turns, max_tokens=5, memory=memory)) == fresh
+        assert read[0] == max(1, len(turns) - known)
+        turns = [*turns, *fresh] if said else turns
+
+
+def test_another_conversation_forgets_what_differs(llama: Model) -> None:
+    generator, memory = Generator(llama, {}), Memory()
+    list(generator.stream([1, 2, 3, 4, 5], max_tokens=4, memory=memory))
+    for ids in ([1, 2, 9], [1], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]):
+        assert list(generator.stream(ids, max_tokens=4, memory=memory)) == list(generator.stream(ids, max_tokens=4))

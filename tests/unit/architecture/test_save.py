@@ -10,7 +10,7 @@ from random_model import write_model
 from safetensors.numpy import load_file
 
 from edgetune.architecture.load import load_model, parameter_shapes
-from edgetune.architecture.save import both_forms, copy_side_files, write_arrays
+from edgetune.architecture.save import both_forms, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import WeightFolder
 
@@ -71,3 +71,10 @@ def test_a_written_model_loads_in_the_type_it_says(stored: str, name: str, tmp_p
     if stored == "F32":
         ours = load_file(out / "model.safetensors")
         assert all(np.array_equal(ours[tensor], weights.floats(tensor)) for tensor in weights.tensors)
+
+
+@pytest.mark.parametrize(
+    ("asked", "largest", "stored"), [("F16", 65504.0, "F16"), ("F16", 65505.0, "F32"), ("BF16", 1e9, "BF16")]
+)
+def test_a_trained_number_beyond_float16_is_kept_and_not_made_infinite(asked: str, largest: float, stored: str) -> None:
+    assert roomy(asked, {"small": np.zeros(3, np.float32), "large": np.array([1.0, -largest], np.float32)}) == stored
