@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.architecture.config_json import Config, read_config
+from edgetune.architecture.quantization import read_quantization
 from edgetune.architecture.rope_config import read_rope
 from edgetune.backend.ops import HeadShape
 from edgetune.backend.rope import Rope
-from edgetune.errors import ModelError, UnsupportedFamily
+from edgetune.errors import UnsupportedFamily
 from edgetune.files import clean
 
 
@@ -76,7 +77,7 @@ def read_spec(folder: Path) -> ModelSpec:
     """The model's spec.
 
     Raises:
-        ModelError: config.json is absent or wrong; the message names the key.
+        ModelError: config.json is absent or wrong, or of weights quantised in a foreign form; the message names the key.
         UnsupportedFamily: a family that is not in the list.
     """
     config = read_config(folder)
@@ -85,11 +86,7 @@ def read_spec(folder: Path) -> ModelSpec:
         named = clean(family) or "no family (model_type)"
         code = " with code of its own (auto_map)" if "auto_map" in config.values else ""
         raise UnsupportedFamily(f"{named}{code} is not supported", file=config.file, hint="supported: " + ", ".join(FAMILIES))
-    quantized = config.values.get("quantization") or config.values.get("quantization_config")
-    if quantized:
-        raise ModelError(
-            "holds quantised weights", file=config.file, hint="take the un-quantised model; quantise when exporting"
-        )
+    read_quantization(config)  # refuses what no reader here knows
     heads = config.positive("num_attention_heads")
     dim = config.positive("hidden_size")
     layers = config.positive("num_hidden_layers")

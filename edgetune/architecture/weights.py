@@ -10,21 +10,24 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from edgetune.architecture.config_json import read_config
+from edgetune.architecture.quantization import read_quantization, with_packed
 from edgetune.architecture.shards import check_index, shards, whole_weights
-from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain
+from edgetune.architecture.tensor_info import ITEM_SIZES, PACKED_SIZES, STORED, TensorInfo
+from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, as_floats, from_bfloat16
+from edgetune.backend.quantized import Packing
 from edgetune.errors import InputError, ModelError
 from edgetune.files import clean
 
 HEADER_LIMIT = 5_000_000  # bytes, forty thousand tensors: a hostile header of that length is read in a second
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes of one sample of a file, and how many are taken
-ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 OTHER_TYPES = {
     "F64",
     "F8_E4M3",
@@ -43,21 +46,12 @@ OTHER_TYPES = {
     "U8",
     "BOOL",
 }
-STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
-class TensorInfo(NamedTuple):
-    """Where one tensor lies: start and stop are bytes of the file."""
-
-    dtype: str  # F32, F16 or BF16
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    stop: int
-
-
-def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors of one safetensors file and its metadata, all bounds verified.
+def read_header(
+    file: Path, reject: type[InputError] = ModelError, sizes: Mapping[str, int] = ITEM_SIZES
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors of one safetensors file and its metadata, all bounds verified. `sizes`: the types that may be there.
 
     Raises:
         ModelError, or the class given as `reject`: the file is absent, truncated, damaged or hostile, or holds a type that
@@ -81,7 +75,7 @@ def read_header(file: Path, reject: type[InputError] = ModelError) -> tuple[dict
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise reject("its header is not a JSON object of tensors and texts", file=file, hint=again) from None
     try:
-        tensors = {clean(name): tensor_info(entry, file, 8 + length) for name, entry in header.items()}
+        tensors = {clean(name): tensor_info(entry, file, 8 + length, sizes) for name, entry in header.items()}
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise reject(f"a tensor's entry is wrong: {clean(str(error)[:200])}", file=file, hint=again) from None
     end = 8 + length
@@ -102,14 +96,14 @@ class Entry(Struct, frozen=True):
     data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 
 
-def tensor_info(raw: msgspec.Raw, file: Path, data: int) -> TensorInfo:
+def tensor_info(raw: msgspec.Raw, file: Path, data: int, sizes: Mapping[str, int]) -> TensorInfo:
     """One entry of a header. ValueError or msgspec's DecodeError where it is wrong."""
     entry = msgspec.json.decode(raw, type=Entry)
     start, stop = entry.data_offsets
-    if entry.dtype not in ITEM_SIZES:
+    if entry.dtype not in sizes:
         known = "this version reads F32, F16 and BF16" if entry.dtype in OTHER_TYPES else "unknown"
         raise ValueError(f"type {entry.dtype} ({known})")
-    if stop - start != math.prod(entry.shape) * ITEM_SIZES[entry.dtype]:
+    if stop - start != math.prod(entry.shape) * sizes[entry.dtype]:
         raise ValueError(f"shape {entry.shape} does not fill bytes {start} to {stop}")
     return TensorInfo(entry.dtype, entry.shape, file, data + start, data + stop)
 
@@ -117,17 +111,23 @@ def tensor_info(raw: msgspec.Raw, file: Path, data: int) -> TensorInfo:
 class WeightFolder:
     """A model folder's tensors, mapped from model.safetensors or from the shards that its index names.
 
+    A quantised matrix is one tensor here, X.weight in the shape that it has as floats.
+
     Raises:
-        ModelError: no weights, only pickled ones, a missing shard, an index that disagrees with its shards, a bad header.
+        ModelError: no weights, only pickled ones, a missing shard, an index that disagrees with its shards, a bad header,
+            or quantised weights that are not what config.json says.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        has_config = (folder / "config.json").is_file()  # weights alone are floats
+        quantization = read_quantization(read_config(folder)) if has_config else None
         self.tensors: dict[str, TensorInfo] = {}
         index = folder / "model.safetensors.index.json"
         is_sharded = index.exists() and not (folder / "model.safetensors").exists()  # transformers, too, takes one file first
-        for file in shards(index) if is_sharded else [whole_weights(folder)]:
-            tensors, _ = read_header(file)
+        self.files = sorted(shards(index)) if is_sharded else [whole_weights(folder)]
+        for file in self.files:
+            tensors, _ = read_header(file, sizes=PACKED_SIZES if quantization else ITEM_SIZES)
             twice = self.tensors.keys() & tensors.keys()
             if twice:
                 raise ModelError(f"{min(twice)} is in two shards", file=file, hint="the folder is damaged: get it again")
@@ -135,17 +135,24 @@ class WeightFolder:
         self.maps: dict[Path, NDArray[np.uint8]] = {}
         if is_sharded:
             check_index(index, {name: info.file for name, info in self.tensors.items()})
+        if quantization is not None:
+            self.tensors = with_packed(self.tensors, quantization, folder)
 
     @property
     def stored_bytes(self) -> int:
         """The size of all tensors as they are stored."""
-        return sum(info.stop - info.start for info in self.tensors.values())
+        return sum(info.stored_bytes for info in self.tensors.values())
+
+    @property
+    def packing(self) -> Packing | None:
+        """How the first quantised matrix is packed; None: all are floats."""
+        return next((info.packed.packing for info in self.tensors.values() if info.packed), None)
 
     @property
     def fingerprint(self) -> str:
         """A hash of every header and of samples from every file: another model, or a changed one, has another."""
         digest = hashlib.sha256()
-        for file in sorted({info.file for info in self.tensors.values()}):
+        for file in self.files:
             size = file.stat().st_size
             with file.open("rb") as opened:
                 for start in (0, *range(SAMPLE, size, max(SAMPLE, size // SAMPLES))):
@@ -154,8 +161,8 @@ class WeightFolder:
             digest.update(f"{file.name} {size}".encode())
         return digest.hexdigest()
 
-    def raw(self, name: str) -> NDArray[Any]:
-        """A tensor as it is stored, mapped and read-only: float32, float16, or uint16 that holds bfloat16.
+    def info(self, name: str) -> TensorInfo:
+        """Where a tensor lies.
 
         Raises:
             ModelError: there is no tensor of that name.
@@ -163,6 +170,18 @@ class WeightFolder:
         info = self.tensors.get(name)
         if info is None:
             raise ModelError(f"has no tensor {name}", file=self.folder, hint="the weights do not belong to this config.json")
+        return info
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """A tensor as it is stored, mapped and read-only: float32, float16, or uint16 that holds bfloat16.
+
+        Raises:
+            ModelError: there is no tensor of that name.
+        """
+        return self.mapped(self.info(name))
+
+    def mapped(self, info: TensorInfo) -> NDArray[Any]:
+        """What lies there."""
         if info.file not in self.maps:
             self.maps[info.file] = np.memmap(info.file, np.uint8, "r")
         # A header's length need not be a multiple of the item size, and views need not be aligned.
@@ -170,20 +189,18 @@ class WeightFolder:
 
     def floats(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Rows of a tensor as float32, in memory of their own."""
+        if self.info(name).packed:
+            return self.matrix(name).read(rows).astype(np.float32, copy=False)
         raw = self.raw(name)[rows]
-        return from_bfloat16(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
+        return as_floats(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
 
     def matrix(self, name: str) -> FrozenMatrix:
         """A matrix that stays in its stored precision and on the disk until its rows are read."""
+        info = self.info(name)
+        if info.packed:
+            return Quantized(info.packed.packing, *(self.mapped(part) for part in info.packed.parts))
         raw = self.raw(name)
         return BFloat16(raw) if raw.dtype == np.uint16 else Plain(raw)
-
-
-def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Exact: a bfloat16 is the upper half of a float32."""
-    wide = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.backend.quantized import SCALES, Packing, dequantize
+
 Rows = slice | NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
+BLOCK = 64  # rows that are de-quantised at once: they stay in the cache
 
 
 class FrozenMatrix(Protocol):
@@ -65,10 +68,63 @@ class BFloat16:
 
     def read(self, rows: Rows) -> Floats:
         """(len(rows), inputs), as floats."""
-        wide = self.bits[rows].astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
+        return from_bfloat16(self.bits[rows])
 
     def fill(self, rows: slice, out: Floats) -> None:
         """Writes those rows as floats to `out`."""
         out[...] = self.read(rows)
+
+
+class Quantized:
+    """Codes of a few bits, and a scale for every group of them: see backend/quantized.py. Never whole in floats here.
+
+    codes: (outputs, bytes). scales, and biases in the affine mode: (outputs, groups), as they are stored.
+    """
+
+    def __init__(self, packing: Packing, codes: NDArray[np.uint8], scales: NDArray[Any], biases: NDArray[Any] | None = None):
+        self.packing, self.codes, self.scales, self.biases = packing, codes, scales, biases
+        self.shape = (codes.shape[0], codes.shape[1] * 8 // packing.bits)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.codes.nbytes + self.scales.nbytes + (0 if self.biases is None else self.biases.nbytes)
+
+    def read(self, rows: Rows) -> Floats:
+        """(len(rows), inputs), as floats."""
+        count = len(range(*rows.indices(self.shape[0]))) if isinstance(rows, slice) else len(rows)
+        out = np.empty((count, self.shape[1]), np.float32)
+        self.write(rows, out)
+        return out
+
+    def fill(self, rows: slice, out: Floats) -> None:
+        """Writes those rows as floats to `out`."""
+        if out.dtype == np.float32 and out.flags.c_contiguous:
+            self.write(rows, out)
+        else:
+            out[...] = self.read(rows)
+
+    def write(self, rows: Rows, out: Floats) -> None:
+        """Writes those rows to `out`, a block at a time."""
+        codes, scales = self.codes[rows], self.scales[rows]
+        biases = None if self.biases is None else self.biases[rows]
+        for start in range(0, len(codes), BLOCK):
+            part = slice(start, start + BLOCK)
+            bias = None if biases is None else as_floats(biases[part])
+            dequantize(codes[part], self.as_scales(scales[part]), bias, self.packing, out[part])
+
+    def as_scales(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Scales as floats: in the affine mode they are floats, else bytes."""
+        return as_floats(stored) if self.packing.mode == "affine" else SCALES[self.packing.mode][stored]
+
+
+def as_floats(stored: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 of what is stored: float32 itself, float16, or uint16 that holds bfloat16."""
+    return from_bfloat16(stored) if stored.dtype == np.uint16 else stored.astype(np.float32, copy=False)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Exact: a bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)

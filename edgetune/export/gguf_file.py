@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.architecture.load import check_shapes
+from edgetune.architecture.row_blocks import Meter, row_blocks
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
 from edgetune.errors import InputError, ModelError
@@ -30,7 +31,7 @@ from edgetune.export.gguf_names import (
     rope_divisors,
 )
 from edgetune.export.gguf_vocabulary import read_vocabulary
-from edgetune.export.tensor_blocks import Meter, encode, row_blocks
+from edgetune.export.tensor_blocks import encode
 from edgetune.files import fault, require_space, whole_file
 
 Kind = Literal["F32", "F16", "BF16", "Q8_0"]

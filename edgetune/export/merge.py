@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from edgetune.adapters.lora import LoraAdapter, check_fits
 from edgetune.adapters.peft import read_peft
 from edgetune.architecture.load import check_shapes
+from edgetune.architecture.row_blocks import Meter, row_blocks
 from edgetune.architecture.save import copy_side_files
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
+from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError
 from edgetune.events import Progress
-from edgetune.export.tensor_blocks import Meter, as_floats, encode, row_blocks
+from edgetune.export.tensor_blocks import encode
 from edgetune.files import fault, require_space, whole_folder
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -53,7 +55,7 @@ def merge(
     spec, weights, lora = read_spec(model), WeightFolder(model), read_peft(adapter)
     check_shapes(spec, weights, model)
     check_fits(lora, spec)
-    types = {name: STORED_AS[dtype] if dtype else info.dtype for name, info in weights.tensors.items()}
+    types = {name: STORED_AS[dtype] if dtype else info.float_type for name, info in weights.tensors.items()}
     sizes = {name: math.prod(info.shape) * ITEM_SIZES[types[name]] for name, info in weights.tensors.items()}
     total = sum(sizes.values())
     require_space(out, total + 64 * 1024 * 1024)

@@ -1,9 +1,5 @@
-"""Tensors in blocks: read a few rows at a time and cast once, so that memory does not grow with the model.
+"""Blocks of a tensor, cast once. A cast that a target type cannot hold is an error, never an infinity."""
 
-A cast that a target type cannot hold is an error, never an infinity.
-"""
-
-from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -11,58 +7,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.architecture.weights import STORED, TensorInfo, from_bfloat16, to_bfloat16
+from edgetune.architecture.weights import to_bfloat16
+from edgetune.backend.numpy_weights import as_floats, from_bfloat16
 from edgetune.errors import ModelError
-from edgetune.events import Progress
 
-BLOCK = 1 << 20  # bytes: a block and its casts stay in the processor's cache
 INFINITIES = {"F16": 0x7C00, "BF16": 0x7F80}  # the bits of infinity; all above are not numbers
 LIMITS = {"F16": 65504.0, "BF16": 3.3895e38, "F32": 3.4028e38, "Q8_0": 127 * 65504.0}
 SMALLEST_NORMAL = 113 << 7  # bfloat16 bits of 2**-14, below which float16 loses precision
-
-
-class Meter:
-    """Tells how far a stream of bytes is, some two hundred times in all."""
-
-    def __init__(self, stage: str, total: int, on_progress: Callable[[Progress], None] | None):
-        self.stage, self.total, self.on_progress = stage, total, on_progress
-        self.done = self.told = 0
-
-    def add(self, count: int) -> None:
-        """So many bytes more."""
-        self.done += count
-        if self.on_progress and (self.done - self.told >= self.total / 200 or self.done == self.total):
-            self.told = self.done
-            self.on_progress(Progress(stage=self.stage, done=self.done, total=self.total, unit="bytes"))
-
-
-def row_blocks(info: TensorInfo, multiple: int = 1) -> Iterator[NDArray[Any]]:
-    """The rows of a tensor as they are stored, a multiple of `multiple` rows at a time; each block overwrites the last.
-
-    They are read and not mapped: mapped pages count as this process's memory, and a file that is cut meanwhile kills it.
-
-    Raises:
-        ModelError: the file has become shorter.
-    """
-    rows = info.shape[0] if info.shape else 1
-    row_bytes = (info.stop - info.start) // max(rows, 1)
-    step = max(1, BLOCK // max(row_bytes, 1) // multiple) * multiple
-    buffer = np.empty(min(step, rows) * row_bytes, np.uint8)
-    with info.file.open("rb") as file:
-        file.seek(info.start)
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            block = buffer[: count * row_bytes]
-            if file.readinto(block.data) != block.size:
-                raise ModelError("became shorter while it was read", file=info.file, hint="get the model again")
-            yield block.view(STORED[info.dtype]).reshape((count, *info.shape[1:]) if info.shape else ())
-
-
-def as_floats(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 of a stored block: float32 itself, float16, or uint16 that holds bfloat16."""
-    if stored.dtype == np.uint16:
-        return from_bfloat16(stored)
-    return stored.astype(np.float32, copy=False)
 
 
 def encode(stored: NDArray[Any], source: str, target: str, name: str) -> NDArray[Any]:

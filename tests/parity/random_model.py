@@ -138,3 +138,15 @@ def stored(array: Floats, dtype: str) -> bytes:
         return array.astype("<f2").tobytes()
     bits = array.astype("<f4").view("<u4")
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+
+
+def awkward_rows(seed: int, inputs: int) -> Floats:
+    """Weights that a quantiser may get wrong: nothing, one value, one sign, an outlier, far too small, and two plain rows."""
+    rows = uniform(seed, "awkward", (8, inputs))
+    rows[1] = 0
+    rows[2] = -3
+    rows[3] = np.abs(rows[3])
+    rows[4] = -np.abs(rows[4])
+    rows[5, 7] = 1e4
+    rows[6] *= 1e-7
+    return rows

@@ -103,9 +103,10 @@ def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> N
     assert "model_type" in refused(tmp_path, {}).message
 
 
-@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
-def test_a_quantised_checkpoint_is_refused(key: str, tmp_path: Path) -> None:
-    assert "quantised" in refused(tmp_path, {**LLAMA, key: {"bits": 4, "group_size": 64}}).message
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4"])
+def test_weights_quantised_in_a_foreign_form_are_refused_by_name(method: str, tmp_path: Path) -> None:
+    error = refused(tmp_path, {**LLAMA, "quantization_config": {"quant_method": method, "bits": 4, "group_size": 64}})
+    assert method in error.message and "un-quantised" in error.hint
 
 
 def test_a_wrapper_s_text_config_is_read(tmp_path: Path) -> None:

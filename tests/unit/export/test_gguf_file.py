@@ -185,7 +185,7 @@ def test_a_killed_export_leaves_no_file_under_its_name(tiny_model: Path, tmp_pat
 def test_memory_does_not_grow_with_the_tensor(
     tiny_model: Path, tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetune.export.tensor_blocks.BLOCK", 1 << 16)
+    monkeypatch.setattr("edgetune.architecture.row_blocks.BLOCK", 1 << 16)
     model, hidden = shutil.copytree(tiny_model, tmp_path / "model"), 40_000
     config = json.loads((model / "config.json").read_text())
     write_config(model, "llama", config["vocab_size"], intermediate_size=hidden, num_hidden_layers=1)

@@ -222,7 +222,7 @@ def test_a_killed_merge_leaves_no_folder_and_the_next_one_works(tiny_model: Path
 
 
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgetune.export.tensor_blocks.BLOCK", 1 << 16)
+    monkeypatch.setattr("edgetune.architecture.row_blocks.BLOCK", 1 << 16)
     base, hidden = tmp_path / "base", 20_000
     base.mkdir()
     write_config(base, "llama", 300, intermediate_size=hidden, num_hidden_layers=1)

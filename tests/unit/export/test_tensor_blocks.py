@@ -1,6 +1,4 @@
-"""Reading in blocks gives every row once; casts round to the nearest, and refuse what a type cannot hold."""
-
-from pathlib import Path
+"""Casts round to the nearest, and refuse what a type cannot hold."""
 
 import gguf
 import numpy as np
@@ -9,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgetune.architecture.weights import from_bfloat16, read_header, save_arrays, to_bfloat16
+from edgetune.architecture.weights import from_bfloat16, to_bfloat16
 from edgetune.errors import ModelError
-from edgetune.export import tensor_blocks
-from edgetune.export.tensor_blocks import bfloat16_to_float16, encode, row_blocks
+from edgetune.export.tensor_blocks import bfloat16_to_float16, encode
 
 FINITE = st.floats(-60_000, 60_000, width=32)
 
@@ -71,26 +68,3 @@ def test_what_is_no_number_is_refused(bad: float, target: str) -> None:
 
 def test_the_largest_float16_is_kept() -> None:
     assert encode(np.full((1, 1), 65504, np.float32), "F32", "F16", "w")[0, 0] == 65504
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (7, 3), (1000, 13), (4096,), ()])
-@pytest.mark.parametrize("multiple", [1, 4])
-def test_blocks_are_all_rows_in_order(
-    shape: tuple[int, ...], multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_blocks, "BLOCK", 256)
-    values = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
-    save_arrays(tmp_path / "x.safetensors", {"before": np.ones(3, np.float32), "w": np.asarray(values)})
-    blocks = [block.copy() for block in row_blocks(read_header(tmp_path / "x.safetensors")[0]["w"], multiple)]
-    np.testing.assert_array_equal(np.concatenate(blocks) if shape else blocks[0], values)
-    assert all(len(block) % multiple == 0 for block in blocks[:-1])
-    assert all(block.nbytes <= max(256, multiple * values.nbytes // max(len(np.atleast_1d(values)), 1)) for block in blocks)
-
-
-def test_a_file_that_was_cut_meanwhile_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "x.safetensors"
-    save_arrays(file, {"w": np.ones((100, 100), np.float32)})
-    info = read_header(file)[0]["w"]
-    file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match="became shorter"):
-        list(row_blocks(info))
