@@ -15,6 +15,7 @@ from edgetune.errors import ConfigError
 
 LINEAR_KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LinearKind = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+QuantizeBase = Literal["none", "8bit", "4bit"]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -79,7 +80,9 @@ class TrainingConfig(Part, frozen=True):
         Literal["auto", "off", "layers"],
         Meta(description="make activations again in the backward: less memory, more time"),
     ] = "auto"
-    quantize_base: Annotated[Literal["none"], Meta(description="precision of frozen weights in memory")] = "none"
+    quantize_base: Annotated[
+        QuantizeBase, Meta(description="frozen weights in fewer bits while an adapter learns on them: less memory")
+    ] = "none"
 
 
 class ChecksConfig(Part, frozen=True):

@@ -103,6 +103,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_model`, with rows that divide into a quantiser's groups of 64. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    folder.mkdir()
+    write_weights(folder, write_tokenizer(folder), dim=64, hidden=128)
+    return folder
+
+
 def write_tokenizer(folder: Path) -> int:
     """A byte-pair SentencePiece model with chat control tokens, and what tells of it; gives the vocabulary's size."""
     text = folder / "sentences.txt"

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.architecture.quantized_base import QuantizedBase
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.transformer import Layer, Model
 from edgetune.architecture.weights import WeightFolder
-from edgetune.backend.numpy_weights import Plain
+from edgetune.backend.numpy_weights import FrozenMatrix, Plain
 from edgetune.backend.ops import Adapter, Joint, Linear, Norm
 from edgetune.errors import ModelError
 
@@ -29,6 +30,12 @@ class Source:
     spec: ModelSpec
     folder: WeightFolder | None = None
     arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=lambda: dict[str, NDArray[np.float32]]())
+    packed: QuantizedBase | None = None  # gives the folder's matrices in fewer bits
+
+    def matrix(self, name: str) -> FrozenMatrix:
+        """A matrix of the folder, as it is kept in memory."""
+        assert self.folder is not None
+        return (self.packed or self.folder).matrix(name)
 
 
 def load_model(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> Model:
@@ -135,7 +142,7 @@ def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear
         return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapters.get(path))
     assert source.folder is not None
     has_bias = bias in parameter_shapes(source.spec)
-    return Linear(path, source.folder.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
+    return Linear(path, source.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
 
 
 def joint(source: Source, parts: list[Linear]) -> Joint:

@@ -34,7 +34,11 @@ def copy_side_files(source: Path, out: Path, dtype: str) -> None:
 
 
 def portable(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A config that every reader understands alike: both forms of the rope, and of the name for the weights' type."""
+    """A config that every reader understands alike: both forms of the rope, and of the name for the weights' type.
+
+    What is written are floats, whatever the weights were before: nothing is said of a quantisation.
+    """
+    config = {key: value for key, value in config.items() if key not in ("quantization", "quantization_config")}
     return both_forms(config) | {"dtype": dtype, "torch_dtype": dtype}
 
 

@@ -86,6 +86,11 @@ class Quantized:
         self.shape = (codes.shape[0], codes.shape[1] * 8 // packing.bits)
 
     @property
+    def view(self) -> None:
+        """There is none."""
+        return None
+
+    @property
     def nbytes(self) -> int:
         """What it takes in memory."""
         return self.codes.nbytes + self.scales.nbytes + (0 if self.biases is None else self.biases.nbytes)

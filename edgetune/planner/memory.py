@@ -5,8 +5,8 @@ worker's. Tests compare the sum with measured peaks.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -14,7 +14,7 @@ from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.numpy_ops import BLOCK, QUERIES, VOCABULARY
-from edgetune.config import LINEAR_KINDS, AdapterConfig, RunConfig, apply_setting, convert
+from edgetune.config import LINEAR_KINDS, AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
 from edgetune.errors import DoesNotFit
 from edgetune.units import count, size
 
@@ -22,6 +22,10 @@ FLOAT = 4  # bytes
 INTERPRETER = 65_000_000  # Python, NumPy, the tokenizer libraries and our own code, measured
 VOCABULARY_ENTRY = 600  # bytes of a tokenizer's tables for each token
 ROW, TOKEN = 400, 5  # bytes of a row in memory, and of each of its tokens
+ROUNDED: dict[QuantizeBase, str] = {
+    "8bit": "frozen weights are rounded to 8 bits, which is hardly felt; steps are a little slower",
+    "4bit": "frozen weights are rounded to 4 bits, which the smallest models feel; steps are a little slower",
+}
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,29 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Load:
-    """What a run puts on the machine, besides the model: the rows' lengths in tokens, workers, stored and usable bytes."""
+    """What a run puts on the machine, besides the model: the rows' lengths in tokens, workers, stored and usable bytes.
+
+    `quantized_bytes`: what the weights would take in fewer bits; empty where they are packed already.
+    """
 
     lengths: Sequence[int]
     workers: int
     stored_bytes: int
     usable_bytes: int
+    quantized_bytes: Mapping[QuantizeBase, int] = field(default_factory=lambda: dict[QuantizeBase, int]())
+
+    def weight_bytes(self, precision: QuantizeBase) -> int:
+        """What the frozen weights take in that precision."""
+        return self.quantized_bytes.get(precision, self.stored_bytes)
 
 
 def plan_memory(spec: ModelSpec, config: RunConfig, load: Load) -> MemoryPlan:
     """The peak of a run, in the fastest form that fits: activations kept before those made again (unless the config says
-    which), and weights folded once for all rows of a step before those folded for each row."""
+    which), and weights folded once for all rows of a step before those folded for each row. Folded ones are floats: who
+    asked for fewer bits is not given them."""
     choices = {"auto": (False, True), "off": (False,), "layers": (True,)}[config.training.recompute]
-    plans = [formed(spec, config, load, recompute, share) for recompute in choices for share in (True, False)]
+    shares = (True, False) if config.training.quantize_base == "none" else (False,)
+    plans = [formed(spec, config, load, recompute, share) for recompute in choices for share in shares]
     plan = next((plan for plan in plans if plan.fits), plans[-1])
     return plan if plan.fits else replace(plan, suggestions=suggestions(spec, config, load, plan.recompute))
 
@@ -101,7 +115,7 @@ def memory_parts(
     time = longest_sequence(config, load.lengths)
     in_flight = rows_in_flight(config, load, time)
     return {
-        "weights": 0 if full else load.stored_bytes,
+        "weights": 0 if full else load.weight_bytes(config.training.quantize_base),
         "folded weights": FLOAT * spec.layers * block_parameters(spec) if share_weights and not full else 0,
         "trained": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
@@ -186,6 +200,10 @@ def milder_to_stronger(spec: ModelSpec, config: RunConfig, load: Load, recompute
     """Settings that may help, and what each costs."""
     if not recompute:
         yield "training.recompute=layers", "each step takes about 1.4 times as long"
+    if config.adapter.method != "full":
+        for precision, cost in ROUNDED.items():
+            if load.weight_bytes(precision) < load.weight_bytes(config.training.quantize_base):
+                yield f"training.quantize_base={precision}", cost
     longest, now = max(load.lengths, default=0), longest_sequence(config, load.lengths)
     for tokens in (1 << power for power in range(14, 6, -1)):
         if tokens < now:

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
 from edgetune.adapters.peft import read_peft, write_peft
 from edgetune.architecture.load import Source, build_model, check_shapes, parameter_shapes, trained_copy
+from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
@@ -102,6 +103,7 @@ def prepare(
     weights = None if anew else WeightFolder(folder)
     if weights is not None:
         check_shapes(spec, weights, folder)
+    check_quantize_base(config, weights)
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     if tokenizer is not None and tokenizer.vocab_size > spec.vocab:
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
@@ -121,6 +123,27 @@ def prepare(
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
     return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint, now)
+
+
+def check_quantize_base(config: RunConfig, weights: WeightFolder | None) -> None:
+    """Only frozen floats can be quantised.
+
+    Raises:
+        ConfigError: the whole model is trained, or the model is quantised already.
+    """
+    wish = config.training.quantize_base
+    if wish == "none":
+        return
+    key = f'training.quantize_base = "{wish}"'
+    if config.adapter.method == "full" or weights is None:
+        hint = 'set training.quantize_base = "none", or adapter.method = "lora"'
+        raise ConfigError(f"{key} packs frozen weights, method full has none", hint=hint)
+    if weights.packing is not None:
+        hint = 'set training.quantize_base = "none": its weights stay packed as they are'
+        raise ConfigError(f"{key}: the model is quantised already, in {weights.packing.bits} bits", hint=hint)
+    if base_bytes(weights, wish) == weights.stored_bytes:
+        hint = 'set training.quantize_base = "none"'
+        raise ConfigError(f"{key}: no row of this model's matrices divides into groups of 64", hint=hint)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -154,7 +177,7 @@ def train(
     """
     if (folder / "run.toml").exists():
         raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
-    run = build(prepared, folder, resources)
+    run = build(prepared, folder, resources, on_event)
     require_space(folder, 4 * run_bytes(run) * (prepared.config.checks.keep + 2))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +205,7 @@ def resume(
         if finished := finished_run(folder):
             return finished
         checkpoint.tidy(folder)
-        run = build(prepared, folder, resources)
+        run = build(prepared, folder, resources, on_event)
         for saved in checkpoint.newest(folder):
             if isinstance(saved, CheckpointError):
                 record(folder, CheckpointRejected(folder=str(saved.file), reason=saved.message), on_event)
@@ -235,8 +258,8 @@ def finished_run(folder: Path) -> RunFinished | None:
     return last if isinstance(last, RunFinished) else None
 
 
-def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
-    """The run at its beginning: model, trained arrays, optimiser, order."""
+def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEvent = lambda event: None) -> Run:
+    """The run at its beginning: model, trained arrays, optimiser, order. `on_event` hears of the base being quantised."""
     config, spec = prepared.config, prepared.spec
     if config.adapter.method == "full":
         adapter = None
@@ -245,7 +268,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
     else:
         adapter = start_adapter(prepared)
         parameters = adapter.trained_arrays()
-        model = build_model(Source(spec, prepared.weights), adapter.places(config.adapter.dropout))
+        model = build_model(base_source(prepared, on_event), adapter.places(config.adapter.dropout))
     order = StepOrder(prepared.lengths, config)
     valid_order = BatchOrder(
         [len(example.ids) for example in prepared.valid],
@@ -283,6 +306,13 @@ def build(prepared: Prepared, folder: Path, resources: Resources) -> Run:
         template=prepared.template,
         recompute=resources.recompute,
     )
+
+
+def base_source(prepared: Prepared, on_event: OnEvent) -> Source:
+    """The frozen weights, in the precision that the config asks for."""
+    weights, precision = prepared.weights, prepared.config.training.quantize_base
+    packed = QuantizedBase(weights, precision, on_event) if weights and precision != "none" else None
+    return Source(prepared.spec, weights, packed=packed)
 
 
 def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:

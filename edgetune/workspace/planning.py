@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgetune.architecture.quantized_base import BASE_PACKINGS, base_bytes
+from edgetune.architecture.weights import WeightFolder
+from edgetune.config import QuantizeBase
 from edgetune.events import Event, Progress
 from edgetune.files import free_space
 from edgetune.hardware import usable_memory, worker_count
@@ -39,10 +42,16 @@ def plan_resources(prepared: Prepared, workers: int | None = None) -> tuple[Memo
         AdapterError: the adapter does not fit the model.
     """
     workers = workers or worker_count()
-    stored = prepared.weights.stored_bytes if prepared.weights else 0
-    load = Load(prepared.lengths, workers, stored, usable_memory())
+    weights = prepared.weights
+    stored = weights.stored_bytes if weights else 0
+    load = Load(prepared.lengths, workers, stored, usable_memory(), packed_bytes(weights) if weights else {})
     memory = plan_memory(prepared.spec, prepared.config, load)
     return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes)
+
+
+def packed_bytes(weights: WeightFolder) -> dict[QuantizeBase, int]:
+    """What the weights would take in memory in each of the precisions that training.quantize_base offers."""
+    return {precision: base_bytes(weights, precision) for precision in BASE_PACKINGS}
 
 
 def plan_run(prepared: Prepared, place: Path, on_event: OnEvent) -> RunPlan:

@@ -86,6 +86,19 @@ def test_1_kill_at_every_named_point(point: str, config: Path, uninterrupted: by
 
 
 @pytest.mark.slow
+def test_1_kill_on_a_quantised_base(config: Path, wide_model: Path, tmp_path: Path) -> None:
+    """The base is packed anew when the run goes on, to the same bits."""
+    settings = ["--set", f"model={wide_model}", "--set", "training.quantize_base=4bit"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert edgetune("train", str(config), *settings, "--run", str(whole)).returncode == 0
+    killed = edgetune("train", str(config), *settings, "--run", str(run), fault="append:9:kill")
+    assert killed.returncode == -signal.SIGKILL
+    done = edgetune("resume", str(run))
+    assert done.returncode == 0, done.stderr
+    assert weights(run) == weights(whole)
+
+
+@pytest.mark.slow
 def test_2_kill_at_random_moments(config: Path, uninterrupted: bytes, tmp_path: Path) -> None:
     chance = random.Random(7)
     for trial in range(4):

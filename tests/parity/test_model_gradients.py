@@ -12,13 +12,16 @@ import pytest
 from random_model import linear_shapes, parameters, tokens, uniform, write_model
 
 from edgetune.architecture.load import Source, build_model, load_model, trained_copy
+from edgetune.architecture.quantized_base import QuantizedBase
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.transformer import Layer, Model
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend import numpy_ops
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.numpy_weights import Quantized
 from edgetune.backend.ops import Adapter, Norm, Row
+from edgetune.config import QuantizeBase
 from edgetune.training.loss import row_loss
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "transformers.json").read_text("utf-8"))
@@ -130,10 +133,34 @@ def kinds(arrays: Arrays) -> dict[str, list[str]]:
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("name", [*CASES, *OTHER_FAMILIES])
 def test_gradients_are_finite_differences(name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along a random direction in the space of each kind of array, all layers together, with tiles of several sizes."""
+    small_tiles(monkeypatch)
+    check_finite_differences(*make(name, method, np.float64, tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["8bit", "4bit"])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_gradients_on_a_quantised_base_are_finite_differences(
+    precision: QuantizeBase, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_tiles(monkeypatch)
+    config = {**CASES["qwen3"], "hidden_size": 64, "intermediate_size": 128}
+    write_model(tmp_path, config, 1, dtype)
+    weights, arrays = WeightFolder(tmp_path), factors(config, np.float64)
+    source = Source(read_spec(tmp_path), weights, packed=QuantizedBase(weights, precision))
+    model = build_model(source, adapters(arrays))
+    assert isinstance(model.embedding.weight, Quantized)
+    assert all(isinstance(part.weight, Quantized) for part in model.layers[0].query_key_value.parts)
+    check_finite_differences(model, arrays)
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of several sizes, so that a tiny model has more than one of each."""
     for constant, size in (("QUERIES", 8), ("VOCABULARY", 16), ("BLOCK", 16)):
         monkeypatch.setattr(numpy_ops, constant, size)
-    model, trained = make(name, method, np.float64, tmp_path)
+
+
+def check_finite_differences(model: Model, trained: Arrays) -> None:
+    """Along a random direction in the space of each kind of array, all layers together."""
     rows = make_rows(61, packed=True)
     _, gradients = learn(model, trained, rows, dtype=np.float64)
     largest = max(float(np.linalg.norm(gradient)) for gradient in gradients.values())
