@@ -71,6 +71,16 @@ class EndCheck(Struct, frozen=True, kw_only=True):
     gguf_ended: int
 
 
+class TrainedOn(Struct, frozen=True, kw_only=True):
+    """The adapter on the quantised weights that it was trained on. `loss_delta`: against the reference, which has floats."""
+
+    quantize_base: str
+    loss: float
+    loss_delta: float
+    kl: float
+    top1_agreement: float
+
+
 class Certificate(Struct, frozen=True, kw_only=True):
     """What was proved, of which files."""
 
@@ -81,6 +91,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
     rows: int
     tokens: int
     base_loss: float
+    trained_on: TrainedOn | None = None  # None: on the base as it is
     hops: list[Hop]
     tokenizer: TokenCheck | None = None
     turn_end: EndCheck | None = None
@@ -188,7 +199,7 @@ def gguf_blocks(child: LlamaChild, reference: Reference, on_row: Callable[[], No
 def judged(name: str, scores: Scores, reference_loss: float, base_loss: float, limit: Limit, file: Path | None = None) -> Hop:
     """A hop and its verdict: what it loses must stay within the limit."""
     delta = scores.loss - reference_loss
-    allowed = max(limit.nats, limit.share_of_gain * max(0.0, base_loss - reference_loss))
+    allowed = allowed_loss(base_loss, reference_loss, limit)
     return Hop(
         name=name,
         file=file.name if file else "",
@@ -200,3 +211,8 @@ def judged(name: str, scores: Scores, reference_loss: float, base_loss: float, l
         top1_agreement=scores.top1_agreement,
         verdict="proved" if delta <= allowed and np.isfinite(scores.loss) else "refused",
     )
+
+
+def allowed_loss(base_loss: float, reference_loss: float, limit: Limit) -> float:
+    """Nats per token that may be lost: more where training gained more."""
+    return max(limit.nats, limit.share_of_gain * max(0.0, base_loss - reference_loss))

@@ -22,7 +22,7 @@ from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
 from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError
-from edgetune.events import Progress
+from edgetune.events import Event, Warned
 from edgetune.export.tensor_blocks import encode
 from edgetune.files import fault, require_space, whole_folder
 
@@ -40,9 +40,11 @@ class MergeResult(NamedTuple):
 
 
 def merge(
-    model: Path, adapter: Path, out: Path, on_progress: Callable[[Progress], None] | None = None, *, dtype: Dtype | None = None
+    model: Path, adapter: Path, out: Path, on_event: Callable[[Event], None] | None = None, *, dtype: Dtype | None = None
 ) -> MergeResult:
     """Writes the merged model to a new folder. Every tensor keeps its base's type unless `dtype` asks for another.
+
+    A base that is quantised becomes floats, of the type that its scales have; a warning says so.
 
     Raises:
         ModelError: the base is damaged, or a merged value is beyond the type's range.
@@ -59,7 +61,9 @@ def merge(
     sizes = {name: math.prod(info.shape) * ITEM_SIZES[types[name]] for name, info in weights.tensors.items()}
     total = sum(sizes.values())
     require_space(out, total + 64 * 1024 * 1024)
-    meter = Meter("merging", total, on_progress)
+    meter = Meter("merging", total, on_event)
+    if on_event and (warning := quantized_warning(weights)):
+        on_event(warning)
 
     def blocks(name: str) -> Iterator[NDArray[Any]]:
         for block in merged_blocks(weights, lora, name, types[name]):
@@ -76,6 +80,14 @@ def merge(
         write_index(part, files_of(weights, total), total)
         copy_side_files(model, part, STORED_AS[stored])
     return MergeResult(out, len(types), stored)
+
+
+def quantized_warning(weights: WeightFolder) -> Warned | None:
+    """What a person should know of a model that is made of a quantised base; None: the base is floats."""
+    if weights.packing is None:
+        return None
+    message = f"the base is quantised, in {weights.packing.bits} bits: what comes of it are floats that keep its rounding"
+    return Warned(message=message, hint="where you have the un-quantised model, merge the adapter into that")
 
 
 def merged_blocks(weights: WeightFolder, lora: LoraAdapter, name: str, target: str) -> Iterator[NDArray[Any]]:

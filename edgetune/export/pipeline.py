@@ -13,8 +13,10 @@ import msgspec
 
 from edgetune.adapters.attach import open_adapted
 from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.architecture.weights import WeightFolder
+from edgetune.config import QuantizeBase
 from edgetune.errors import ConfigError, VerificationFailed
-from edgetune.events import Event, HopScored, Progress
+from edgetune.events import Event, HopScored, Progress, Warned
 from edgetune.export.certificate import (
     EXACT,
     QUANTIZED,
@@ -22,6 +24,9 @@ from edgetune.export.certificate import (
     Hop,
     Limit,
     Reference,
+    Scores,
+    TrainedOn,
+    allowed_loss,
     gguf_blocks,
     judged,
     own_blocks,
@@ -29,7 +34,7 @@ from edgetune.export.certificate import (
 )
 from edgetune.export.gguf_file import FILE_TYPES, Kind, write_gguf
 from edgetune.export.held_out import HeldOut, check_ends, check_tokens
-from edgetune.export.merge import merge
+from edgetune.export.merge import merge, quantized_warning
 from edgetune.export.quantize import quant_type, quantize
 from edgetune.files import clean, disk_errors, flush, require_space, safe_name, sweep, whole_file
 from edgetune.llamacpp.client import LlamaChild
@@ -40,12 +45,16 @@ WRITTEN_BY_US: Mapping[str, Kind] = {kind: kind for kind in FILE_TYPES}  # the o
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a model folder, an adapter on it or none, and the rows that prove it."""
+    """What is exported: a model folder, an adapter on it or none, and the rows that prove it.
+
+    `quantize_base`: the adapter was trained on the model's weights in that precision. What is exported has them in floats.
+    """
 
     name: str
     model: Path
     adapter: Path | None
     held_out: HeldOut
+    quantize_base: QuantizeBase = "none"
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class Prover:
     def __init__(self, source: Source, spec: ModelSpec, reference: Reference, workers: int, on_event: OnEvent):
         self.source, self.spec, self.reference, self.workers, self.on_event = source, spec, reference, workers, on_event
         self.hops: list[Hop] = []
-        self.tokens = self.ends = None
+        self.tokens = self.ends = self.trained_on = None
         self.base_loss = 0.0
 
     def own_models(self, temporary: Path) -> None:
@@ -122,14 +131,33 @@ class Prover:
         self.base_loss = self.reference_loss = own.loss
         self.add(Hop(name="base + adapter" if source.adapter else "model", loss=own.loss, verdict="reference"))
         if source.adapter is None:
+            if warning := quantized_warning(WeightFolder(source.model)):
+                self.on_event(warning)
             return
         base = open_adapted(source.model)
         self.base_loss = reference.loss_of(own_blocks(base, reference, self.workers, self.counter("scoring the base")))
+        if source.quantize_base != "none":
+            self.as_trained()
         merge(source.model, source.adapter, temporary / "merged", self.on_event, dtype="float32")
         blocks = own_blocks(
             open_adapted(temporary / "merged"), reference, self.workers, self.counter("scoring the merged model")
         )
         self.add(judged("merged", reference.compare(blocks), own.loss, self.base_loss, EXACT))
+
+    def as_trained(self) -> None:
+        """The adapter on the quantised weights that it was trained on: a warning if it misses them in what is exported."""
+        source, precision = self.source, self.source.quantize_base
+        trained = open_adapted(source.model, source.adapter, precision)
+        blocks = own_blocks(trained, self.reference, self.workers, self.counter(f"scoring the adapter on its {precision} base"))
+        scores = self.reference.compare(blocks)
+        delta = scores.loss - self.reference_loss
+        self.trained_on = TrainedOn(
+            quantize_base=precision, loss=scores.loss, loss_delta=delta, kl=scores.kl, top1_agreement=scores.top1_agreement
+        )
+        self.tell(f"{precision} base", scores, delta)
+        if -delta > allowed_loss(self.base_loss, self.reference_loss, EXACT):
+            message = f"the adapter was trained on weights in {precision}; on the float weights it is {-delta:.3f} nats worse"
+            self.on_event(Warned(message=message, hint='train with a milder training.quantize_base: "8bit" or "none"'))
 
     def gguf(self, kind: str, file: Path, limit: Limit, full: bool = False) -> Hop:
         """A GGUF in llama.cpp. `full`: also its tokenizer, and whether its answers end."""
@@ -159,8 +187,12 @@ class Prover:
     def add(self, hop: Hop) -> None:
         """Keeps a hop and tells of it."""
         self.hops.append(hop)
+        self.tell(hop.name, hop, hop.loss_delta)
+
+    def tell(self, name: str, scores: Hop | Scores, delta: float) -> None:
+        """How one model scores against the reference."""
         self.on_event(
-            HopScored(hop=hop.name, loss=hop.loss, loss_delta=hop.loss_delta, kl=hop.kl, top1_agreement=hop.top1_agreement)
+            HopScored(hop=name, loss=scores.loss, loss_delta=delta, kl=scores.kl, top1_agreement=scores.top1_agreement)
         )
 
     def certificate(self) -> Certificate:
@@ -172,6 +204,7 @@ class Prover:
             rows=len(self.reference.rows),
             tokens=self.reference.tokens,
             base_loss=self.base_loss,
+            trained_on=self.trained_on,
             hops=self.hops,
             tokenizer=self.tokens,
             turn_end=self.ends,

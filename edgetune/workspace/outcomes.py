@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
-from edgetune.config import DataConfig
+from edgetune.config import DataConfig, RunConfig
 from edgetune.errors import ConfigError, DataError, TemplateError
 from edgetune.evaluation.score import Evaluation, evaluate
 from edgetune.evaluation.tasks import Answered, Question, answer_all, task
@@ -137,7 +137,7 @@ def source_of(name: str, adapter: Path | None, data: Sequence[Path], on_event: O
     if data:
         folder = run / "model" if whole else find_model(config.model, on_event)
         held_out = from_files(folder, load_tokenizer(folder), data)
-        return Source(base_name(config.model), folder, None if whole else adapter_folder(run), held_out)
+        return of_run(config, folder, run, held_out)
     prepared = training.prepare(config, on_event, prepared_at(run))  # the same rows are held out only at the same time
     folder = run / "model" if whole else prepared.folder
     if prepared.tokenizer is None:
@@ -149,7 +149,13 @@ def source_of(name: str, adapter: Path | None, data: Sequence[Path], on_event: O
     files = [Path(file) for file in (config.data.valid if isinstance(config.data.valid, list) else config.data.train)]
     chosen = prepared.valid or prepared.train
     held_out = with_rows(chosen, files, prepared.tokenizer, prepared.template, bool(prepared.valid))
-    return Source(base_name(config.model), folder, None if whole else adapter_folder(run), held_out)
+    return of_run(config, folder, run, held_out)
+
+
+def of_run(config: RunConfig, folder: Path, run: Path, held_out: HeldOut) -> Source:
+    """What a run hands over: its adapter on its base, whose weights are those on the disk, or its whole model."""
+    adapter = None if config.adapter.method == "full" else adapter_folder(run)
+    return Source(base_name(config.model), folder, adapter, held_out, config.training.quantize_base)
 
 
 def from_files(folder: Path, tokenizer: Tokenizer, files: Sequence[Path]) -> HeldOut:

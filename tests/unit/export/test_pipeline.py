@@ -275,5 +275,6 @@ def test_a_model_s_name_becomes_a_file_s(name: str, file: str) -> None:
 def test_the_certificate_holds_just_what_it_says(source: Source, tmp_path: Path) -> None:
     run(replace(source, adapter=None), ["F16"], tmp_path)
     assert set(json.loads((tmp_path / "certificate.json").read_text())) == {
-        "format", "edgetune", "base", "held_out", "rows", "tokens", "base_loss", "hops", "tokenizer", "turn_end",
+        "format", "edgetune", "base", "held_out", "rows", "tokens", "base_loss", "trained_on", "hops", "tokenizer",
+        "turn_end",
     }  # fmt: skip

@@ -157,6 +157,13 @@ def test_a_run_is_proved_on_its_validation_rows(tiny_model: Path, run: Path) -> 
     assert load_tokenizer(tiny_model).end_ids <= held.end_ids
 
 
+def test_a_run_s_export_knows_that_its_base_was_packed(wide_model: Path, chats: Path, tmp_path: Path) -> None:
+    run = trained(wide_model, chats, tmp_path / "run", training={"quantize_base": "4bit"})
+    for rows in ([], [chats]):
+        source = source_of(str(run), None, rows, ignored)
+        assert (source.model, source.adapter, source.quantize_base) == (wide_model, run / "adapter", "4bit")
+
+
 def test_without_validation_rows_those_that_were_trained_on_serve_and_it_is_said(
     tiny_model: Path, chats: Path, tmp_path: Path
 ) -> None:
