@@ -15,7 +15,7 @@ def export(
     source: Annotated[str, typer.Argument(help="A run, or a model folder.")],
     out: Annotated[Path, typer.Option(help="The folder for the files.")],
     to: Annotated[str, typer.Option(metavar="TYPES", help="Types of file, as in F16,Q8_0,Q4_K_M.")] = "Q8_0",
-    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder or a run, for a SOURCE that is a model folder.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="For a model folder: a PEFT or mlx-lm folder, or a run.")] = None,
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")] = [],  # noqa: B006 - typer makes its own list
 ) -> None:
     """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""

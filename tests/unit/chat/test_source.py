@@ -127,7 +127,7 @@ def test_adapters_that_do_not_go_with_the_source_are_refused(run: Path, gguf: Pa
         find_source(str(gguf), run / "adapter")
     with pytest.raises(ConfigError, match="an adapter of its own"):
         find_source(str(run), run / "adapter")
-    with pytest.raises(ConfigError, match="takes a PEFT adapter"):
+    with pytest.raises(ConfigError, match="takes an adapter folder"):
         find_source(str(tiny_model), Path("adapter.gguf"))
     assert find_source(str(tiny_model), run).adapter == run / "adapter"
 

@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgetune.adapters.lora import LoraAdapter, LoraFactors
+from edgetune.adapters.open import open_adapter
+from edgetune.adapters.peft import write_peft
+from edgetune.cli.main import main
+
+UP = "model.layers.1.mlp.up_proj"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A PEFT adapter for the tiny model."""
+    random = np.random.default_rng(0)
+    a, b = (random.normal(0, 1, shape).astype(np.float32) for shape in ((3, 32), (64, 3)))
+    (tmp_path / "adapter").mkdir()
+    write_peft(tmp_path / "adapter", LoraAdapter({UP: LoraFactors(a, b, 2.0)}, "someone/tiny"))
+    return tmp_path / "adapter"
+
+
+def convert(*arguments: str | Path) -> int:
+    return main(["adapter", "convert", *map(str, arguments)])
+
+
+def test_there_and_back_again(source: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert convert(source, "--to", "mlx", "--out", tmp_path / "mlx", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "mlx"), "modules": 1, "rank": 3}
+    assert convert(tmp_path / "mlx", "--to", "peft", "--out", tmp_path / "back") == 0
+    assert "1 modules of rank 3" in capsys.readouterr().out
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        before, after = ((folder / name).read_text("latin-1") for folder in (source, tmp_path / "back"))
+        assert before == after, name
+
+
+def test_with_the_base_it_must_fit_and_says_its_layers(source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert convert(source, "--to", "mlx", "--out", tmp_path / "mlx", "--model", tiny_model) == 0
+    assert json.loads((tmp_path / "mlx" / "adapter_config.json").read_text())["num_layers"] == 1
+    other = LoraAdapter({UP: open_adapter(source).factors[UP]._replace(a=np.ones((3, 16), np.float32))})
+    write_peft_again(source, other)
+    assert convert(source, "--to", "mlx", "--out", tmp_path / "again", "--model", tiny_model) == 2
+    assert "64 x 32 here, 64 x 16 there" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
+def write_peft_again(folder: Path, adapter: LoraAdapter) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    write_peft(folder, adapter)
+
+
+def test_nothing_is_overwritten_and_nothing_left_behind(source: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert convert(source, "--to", "mlx", "--out", source) == 2
+    assert "is there already" in capsys.readouterr().err and open_adapter(source).rank == 3
+    (source / "adapter_model.safetensors").write_bytes(b"x")
+    assert convert(source, "--to", "mlx", "--out", tmp_path / "mlx") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_an_unknown_format_is_a_usage_error(source: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert convert(source, "--to", "onnx", "--out", tmp_path / "x") == 2
+    assert "hint:" in capsys.readouterr().err
