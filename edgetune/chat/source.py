@@ -58,7 +58,8 @@ def of_run(run: Path) -> Source:
     trained = run / "model" if whole else run / "adapter"
     if not trained.is_dir():
         raise ConfigError("has nothing to talk with yet", file=run, hint=f"edgetune resume {run}")
-    exports = sorted((run / "exports").glob("*.gguf"), key=lambda path: (path.stat().st_mtime, path.name))
+    models = [path for path in (run / "exports").glob("*.gguf") if not path.stem.endswith("-adapter")]
+    exports = sorted(models, key=lambda path: (path.stat().st_mtime, path.name))
     if exports and exports[-1].stat().st_mtime >= trained.stat().st_mtime:
         return Source(exports[-1], folder_of_export(exports[-1]), None, f"this is {exports[-1].name}")
     note = "this is the adapter on its base in our own decoder; `edgetune export` makes a GGUF, which is faster"

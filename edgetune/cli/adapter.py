@@ -18,19 +18,20 @@ class AdapterFormat(StrEnum):
 
     peft = "peft"
     mlx = "mlx"
+    gguf = "gguf"
 
 
 @app.callback()
 def adapter() -> None:
-    """Work with an adapter alone. Its formats are PEFT's and mlx-lm's."""
+    """Work with an adapter alone. Its formats are PEFT's, mlx-lm's and GGUF."""
 
 
 def convert(
     job: Job,
-    source: Annotated[Path, typer.Argument(help="A PEFT or mlx-lm folder, or a run.")],
-    to: Annotated[AdapterFormat, typer.Option(metavar="FORMAT", help="peft or mlx.")],
-    out: Annotated[Path, typer.Option(help="The new folder.")],
-    model: Annotated[str, typer.Option(help="The adapter's base: a folder, a hub id, or a name from `edgetune models`.")] = "",
+    source: Annotated[Path, typer.Argument(help="A PEFT or mlx-lm folder, a GGUF adapter, or a run.")],
+    to: Annotated[AdapterFormat, typer.Option(metavar="FORMAT", help="peft, mlx or gguf.")],
+    out: Annotated[Path, typer.Option(help="The new folder; for gguf, the new file.")],
+    model: Annotated[str, typer.Option(help="Its base; GGUF needs it. A folder, a hub id, or a listed name.")] = "",
 ) -> None:
     """Convert an adapter to another format, losslessly or not at all."""
     from edgetune.workspace.adapters import convert_adapter

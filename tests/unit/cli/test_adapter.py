@@ -37,6 +37,24 @@ def test_there_and_back_again(source: Path, tmp_path: Path, capsys: Capture) -> 
         assert before == after, name
 
 
+def test_gguf_needs_the_base_which_a_run_knows(source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "a.gguf"
+    assert convert(source, "--to", "gguf", "--out", file) == 2
+    assert "--model" in capsys.readouterr().err and not file.exists()
+    assert convert(source, "--to", "gguf", "--out", file, "--model", tiny_model, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(file), "modules": 1, "rank": 3}
+    assert convert(file, "--to", "peft", "--out", tmp_path / "back") == 2
+    assert convert(file, "--to", "peft", "--out", tmp_path / "back", "--model", tiny_model) == 0
+    before, after = (open_adapter(folder).factors[UP] for folder in (source, tmp_path / "back"))
+    assert np.array_equal(before.a, after.a) and np.array_equal(before.b, after.b) and before.scale == after.scale
+    run = tmp_path / "run"
+    run.mkdir()
+    source.rename(run / "adapter")
+    (run / "run.toml").write_text(f'model = "{tiny_model}"\n[data]\ntrain = ["rows.jsonl"]\n')
+    assert convert(run, "--to", "gguf", "--out", tmp_path / "b.gguf") == 0
+    assert (tmp_path / "b.gguf").read_bytes() == file.read_bytes()
+
+
 def test_with_the_base_it_must_fit_and_says_its_layers(source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert convert(source, "--to", "mlx", "--out", tmp_path / "mlx", "--model", tiny_model) == 0
     assert json.loads((tmp_path / "mlx" / "adapter_config.json").read_text())["num_layers"] == 1
