@@ -1,7 +1,8 @@
 """What the readers of adapter folders share: adapter_config.json within bounds, and numbers that cannot be meant."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgetune.files import clean
 CONFIG_FILE = "adapter_config.json"  # of PEFT and of mlx-lm
 CONFIG_LIMIT = 4_000_000  # bytes
 MODULES, LARGEST_SCALE = 10_000, 1e9  # more than any adapter has
+LAYER = re.compile(r"(?:\w+\.)*?layers\.(?P<number>\d{1,5})\.(?P<inside>.+)")  # a module's path, where it is in a layer
 MODULE_PATH = r"\w{1,60}(?:\.\w{1,60}){0,9}"
 
 
@@ -74,3 +76,8 @@ def check_whole(adapter: LoraAdapter, tensors: int, file: Path) -> None:
 def public_name(base: str) -> str:
     """What a file may say of a base: a hub id as it is, of a local path only its last name. Others would learn who trained."""
     return Path(base).name if base.startswith(("/", "~", ".")) else base
+
+
+def layers_of(paths: Iterable[str]) -> list[int]:
+    """The layers that these modules lie in, in order. A module may lie in none (lm_head)."""
+    return sorted({int(match["number"]) for path in paths if (match := LAYER.fullmatch(path))})

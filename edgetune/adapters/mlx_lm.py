@@ -16,10 +16,12 @@ import numpy as np
 from edgetune.adapters.folder import (
     CONFIG_FILE,
     LARGEST_SCALE,
+    LAYER,
     MODULE_PATH,
     check_tensors,
     check_whole,
     dropout_of,
+    layers_of,
     public_name,
     read_object,
 )
@@ -31,7 +33,6 @@ from edgetune.files import clean
 
 WEIGHTS_FILE = "adapters.safetensors"
 KEY = re.compile(rf"(?P<path>{MODULE_PATH})\.(?P<leaf>lora_a|lora_b|m)")
-LAYER = re.compile(r"(?:\w+\.)*?layers\.(?P<number>\d{1,5})\.(?P<inside>.+)")
 ALL_LAYERS = -1  # of num_layers
 
 
@@ -136,10 +137,10 @@ def check_places(paths: list[str], layers: Any, keys: Any, file: Path) -> None:
     if type(layers) is not int or not (keys is None or (isinstance(keys, list) and all(isinstance(key, str) for key in keys))):
         message = f"num_layers is {clean(str(layers))[:60]}, lora_parameters.keys {clean(str(keys))[:60]}"
         raise AdapterError(message, file=file, hint="get the adapter again")
-    numbers = {int(match["number"]) for path in paths if (match := LAYER.fullmatch(path))}
+    numbers = layers_of(paths)
     elsewhere = sorted({inside_layer(path) for path in paths} - set(keys)) if keys is not None else []
-    if elsewhere or (layers > 0 and numbers and max(numbers) - min(numbers) >= layers):
-        what = f"modules {', '.join(elsewhere)[:100]}" if elsewhere else f"layers {min(numbers)} to {max(numbers)}"
+    if elsewhere or (layers > 0 and numbers and numbers[-1] - numbers[0] >= layers):
+        what = f"modules {', '.join(elsewhere)[:100]}" if elsewhere else f"layers {numbers[0]} to {numbers[-1]}"
         message = f"does not speak of the {what}, which the weights change"
         raise AdapterError(message, file=file, hint="the config does not belong to these weights")
 
@@ -162,11 +163,11 @@ def write_mlx_lm(folder: Path, adapter: LoraAdapter, model_layers: int | None = 
     if adapter.is_dora and any(factors.magnitude is None for factors in adapter.factors.values()):
         raise AdapterError("has magnitudes in some modules only", hint="mlx-lm knows DoRA in all modules or in none: merge it")
     one = with_one_rank(with_one_scale(adapter))
-    numbers = [int(match["number"]) for path in one.factors if (match := LAYER.fullmatch(path))]
+    numbers = layers_of(one.factors)
     config = {
         "fine_tune_type": "dora" if one.is_dora else "lora",
         "model": public_name(one.base_model),
-        "num_layers": model_layers - min(numbers) if model_layers and numbers else ALL_LAYERS,
+        "num_layers": model_layers - numbers[0] if model_layers and numbers else ALL_LAYERS,
         "lora_parameters": {
             "rank": one.rank,
             "scale": next(iter(one.factors.values())).scale,

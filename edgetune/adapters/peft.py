@@ -15,10 +15,12 @@ from typing import Any
 from edgetune.adapters.folder import (
     CONFIG_FILE,
     LARGEST_SCALE,
+    LAYER,
     MODULE_PATH,
     check_tensors,
     check_whole,
     dropout_of,
+    layers_of,
     public_name,
     read_object,
 )
@@ -225,6 +227,7 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
 
 
 def layers_if_not_all(adapter: LoraAdapter) -> list[int] | None:
-    """The layers that carry an adapter, where some before the last one do not."""
-    layers = sorted({int(path.split(".")[2]) for path in adapter.factors})
-    return None if layers == list(range(layers[-1] + 1)) else layers
+    """The layers that carry an adapter, where some before the last one do not and no module lies outside of them."""
+    layers = layers_of(adapter.factors)
+    inside = all(LAYER.fullmatch(path) for path in adapter.factors)
+    return layers if inside and layers != list(range(len(layers))) else None

@@ -143,6 +143,17 @@ def test_only_layers_from_the_first_adapted_one_are_wrapped(layers: int | None, 
     assert config["num_layers"] == said and config["lora_parameters"]["keys"] == ["mlp.up_proj"]
 
 
+def test_a_module_in_no_layer_goes_to_peft_and_back(tmp_path: Path) -> None:
+    adapter = LoraAdapter({UP: factors(), "lm_head": factors(2, 2.0, 32, 40)})
+    config, back = written(tmp_path / "mlx", adapter, 3)
+    assert config["lora_parameters"]["keys"] == ["lm_head", "mlp.up_proj"] and config["num_layers"] == 2
+    (tmp_path / "peft").mkdir()
+    write_peft(tmp_path / "peft", back)
+    said = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (said["target_modules"], said["layers_to_transform"]) == (["lm_head", "up_proj"], None)
+    assert read_peft(tmp_path / "peft").factors.keys() == adapter.factors.keys()
+
+
 def test_no_local_path_is_written_down(tmp_path: Path) -> None:
     written(tmp_path / "mlx", LoraAdapter({UP: factors()}, "/home/alice/base"))
     assert "alice" not in (tmp_path / "mlx" / "adapter_config.json").read_text()

@@ -78,6 +78,33 @@ def test_nothing_is_overwritten_and_nothing_left_behind(source: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
+@pytest.mark.parametrize(("to", "point"), [("gguf", "gguf-block"), ("gguf", "gguf-written"), ("mlx", "adapter-written")])
+def test_a_full_disk_leaves_nothing(
+    to: str, point: str, source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.files.passages", {})
+    monkeypatch.setenv("EDGETUNE_FAULT", f"{point}:1:enospc")
+    assert convert(source, "--to", to, "--out", tmp_path / "new.gguf", "--model", tiny_model) == 3
+    assert "no room left" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_the_other_commands_take_what_was_converted(
+    source: Path, tiny_model: Path, rows: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert convert(source, "--to", "mlx", "--out", tmp_path / "mlx") == 0
+    capsys.readouterr()
+    losses: list[float] = []
+    for adapter in ([], ["--adapter", str(source)], ["--adapter", str(tmp_path / "mlx")]):
+        assert main(["eval", "--model", str(tiny_model), "--data", str(rows), *adapter, "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[1] == losses[2] != losses[0]
+    merged = [tmp_path / "merged-peft", tmp_path / "merged-mlx"]
+    for adapter, out in zip((source, tmp_path / "mlx"), merged, strict=True):
+        assert main(["merge", "--model", str(tiny_model), "--adapter", str(adapter), "--out", str(out)]) == 0
+    assert (merged[0] / "model.safetensors").read_bytes() == (merged[1] / "model.safetensors").read_bytes()
+
+
 def test_an_unknown_format_is_a_usage_error(source: Path, tmp_path: Path, capsys: Capture) -> None:
     assert convert(source, "--to", "onnx", "--out", tmp_path / "x") == 2
     assert "hint:" in capsys.readouterr().err
