@@ -45,17 +45,22 @@ class DataConfig(Part, frozen=True):
 class AdapterConfig(Part, frozen=True):
     """What is trained."""
 
-    method: Annotated[Literal["lora", "full"], Meta(description="low-rank adapters, or every weight")] = "lora"
+    method: Annotated[
+        Literal["lora", "dora", "full"],
+        Meta(description="low-rank adapters; dora learns each row's length too (arXiv:2402.09353); or every weight"),
+    ] = "lora"
     rank: Annotated[int, Meta(ge=1, le=1024, description="rows of A, columns of B: more rank, more to learn")] = 16
     alpha: Annotated[float, Meta(gt=0, le=1e6, description="the update is scaled by alpha / rank")] = 32.0
     rslora: Annotated[bool, Meta(description="scale by alpha / sqrt(rank) instead (arXiv:2312.03732)")] = False
     dropout: Annotated[Share, Meta(description="share of the adapter's inputs left out in each step")] = 0.0
+    rate_ratio: Annotated[float, Meta(ge=1, le=1000, description="B's rate over A's: LoRA+ (arXiv:2402.12354)")] = 1.0
     targets: Annotated[list[LinearKind], Meta(min_length=1, description="the linear layers that get an adapter")] = field(
         default_factory=lambda: list(LINEAR_KINDS)
     )
     layers: Annotated[Literal["all"] | Positive, Meta(description="all, or a number: the last N layers")] = "all"
     init_from: Annotated[
-        str, Meta(description="an adapter folder to start from; 'random' with method full: weights are drawn anew")
+        str,
+        Meta(description="an adapter (PEFT, mlx-lm) or run to start from; 'random' with method full: weights are drawn anew"),
     ] = ""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.adapters.lora import LoraAdapter, check_fits
-from edgetune.adapters.peft import read_peft
+from edgetune.adapters.open import open_adapter
 from edgetune.architecture.load import Source, build_model, check_shapes
 from edgetune.architecture.quantized_base import QuantizedBase
 from edgetune.architecture.spec import ModelSpec, read_spec
@@ -40,6 +40,6 @@ def open_adapted(folder: Path, adapter: Path | LoraAdapter | None = None, quanti
     source = Source(spec, weights, packed=None if quantize_base == "none" else QuantizedBase(weights, quantize_base))
     if adapter is None:
         return AdaptedModel(spec, build_model(source, {}), {})
-    lora = read_peft(adapter) if isinstance(adapter, Path) else adapter
+    lora = open_adapter(adapter) if isinstance(adapter, Path) else adapter
     check_fits(lora, spec)
     return AdaptedModel(spec, build_model(source, lora.places()), lora.trained_arrays())

@@ -1,8 +1,11 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685; rsLoRA, arXiv:2312.03732): what they are in memory, and how a new one begins."""
+"""Low-rank adapters: what they are in memory, whatever file they come from, and how a new one begins.
+
+LoRA (arXiv:2106.09685), rsLoRA (arXiv:2312.03732), and DoRA (arXiv:2402.09353), which also learns the length of each row.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +20,12 @@ Floats = NDArray[np.float32]
 
 
 class LoraFactors(NamedTuple):
-    """One module's update: scale * B @ A."""
+    """One module's update: scale * B @ A. With a magnitude (DoRA) each row of W + scale * B @ A is brought to that length."""
 
     a: Floats  # (rank, inputs)
     b: Floats  # (outputs, rank)
     scale: float
+    magnitude: Floats | None = None  # (outputs,)
 
 
 @dataclass(frozen=True)
@@ -34,33 +38,54 @@ class LoraAdapter:
     rslora: bool = False  # the scale is alpha / sqrt(rank)
 
     def trained_arrays(self) -> dict[str, Floats]:
-        """The factors under the names that the ops know: PATH.lora_A and PATH.lora_B."""
+        """The numbers under the names that the ops know: PATH.lora_A, PATH.lora_B and DoRA's PATH.lora_magnitude_vector."""
         arrays: dict[str, Floats] = {}
         for path, factors in self.factors.items():
             arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"] = factors.a, factors.b
+            if factors.magnitude is not None:
+                arrays[f"{path}.lora_magnitude_vector"] = factors.magnitude
         return arrays
 
     def places(self, dropout: float = 0.0) -> dict[str, Adapter]:
         """Where the model carries them."""
-        return {path: Adapter(factors.scale, dropout) for path, factors in self.factors.items()}
+        return {path: Adapter(each.scale, dropout, each.magnitude is not None) for path, each in self.factors.items()}
 
     def with_arrays(self, arrays: Mapping[str, Floats]) -> "LoraAdapter":
         """The same adapter with other numbers, under the names of `trained_arrays`."""
         factors = {
-            path: LoraFactors(arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"], old.scale)
+            path: LoraFactors(
+                arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"], old.scale, arrays.get(f"{path}.lora_magnitude_vector")
+            )
             for path, old in self.factors.items()
         }
-        return LoraAdapter(factors, self.base_model, self.dropout, self.rslora)
+        return replace(self, factors=factors)
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether rows have magnitudes of their own. In the files of others all modules have them, or none."""
+        return any(factors.magnitude is not None for factors in self.factors.values())
+
+    @property
+    def rank(self) -> int:
+        """The greatest rank of a module."""
+        return max(len(factors.a) for factors in self.factors.values())
 
     @property
     def parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(factors.a.size + factors.b.size for factors in self.factors.values())
+        return sum(array.size for array in self.trained_arrays().values())
 
 
 def scale_of(alpha: float, rank: int, rslora: bool) -> float:
     """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
     return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+def alpha_of(scale: float, rank: int, rslora: bool) -> int | float:
+    """The alpha that gives this scale, to the bit wherever one does; an integer wherever one does, as in PEFT."""
+    number = scale * (math.sqrt(rank) if rslora else rank)
+    nearest: list[int | float] = [round(number), number, math.nextafter(number, 0), math.nextafter(number, math.inf)]
+    return next((alpha for alpha in nearest if scale_of(alpha, rank, rslora) == scale), number)
 
 
 def adapted_paths(spec: ModelSpec, targets: Iterable[LinearKind], layers: Any) -> dict[str, tuple[int, int]]:

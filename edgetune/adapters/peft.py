@@ -1,29 +1,38 @@
 """PEFT's adapter folder, the native form on disk: adapter_config.json and adapter_model.safetensors.
 
-Keys are base_model.model.PATH.lora_A.weight (rank, inputs) and .lora_B.weight (outputs, rank); the scale is lora_alpha / r, or
-/ sqrt(r) with use_rslora, where rank_pattern and alpha_pattern may name other ranks and alphas per module. What we do not
-implement is refused by name: a scale is never guessed.
+Keys are base_model.model.PATH.lora_A.weight (rank, inputs), .lora_B.weight (outputs, rank) and, with use_dora,
+.lora_magnitude_vector (outputs,). The scale is lora_alpha / r, or / sqrt(r) with use_rslora, where rank_pattern and
+alpha_pattern may name other ranks and alphas per module. What we do not implement is refused by name: a scale is never guessed.
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgetune.adapters.lora import LoraAdapter, LoraFactors, scale_of
+from edgetune.adapters.folder import (
+    CONFIG_FILE,
+    LARGEST_SCALE,
+    LAYER,
+    MODULE_PATH,
+    check_tensors,
+    check_whole,
+    dropout_of,
+    layers_of,
+    public_name,
+    read_object,
+)
+from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors, alpha_of, scale_of
 from edgetune.architecture.weights import load_arrays, save_arrays
 from edgetune.errors import AdapterError
 from edgetune.files import clean
 
 PREFIX = "base_model.model."
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-CONFIG_LIMIT = 4_000_000  # bytes
-MODULES, LARGEST_ALPHA = 10_000, 1e9  # more than any adapter has
+WEIGHTS_FILE = "adapter_model.safetensors"
+MAGNITUDE = "lora_magnitude_vector"
+KEY = re.compile(rf"base_model\.model\.(?P<path>{MODULE_PATH})\.(?:(?P<factor>lora_[AB])\.weight|{MAGNITUDE})")
 # Plain names, the simplest wildcards, and one group of alternatives: nothing that can take a matcher long.
 PATTERN = re.compile(r"\^?(?:[\w.|*+-]|\\[.dw]|\[[\w-]+\]|\((?:\?:)?(?:[\w.|-]|\\[.dw])+\)(?![*+]))+\$?")
 WILDCARDS, WILD_PATTERNS = 2, 8  # repetitions in one pattern, and patterns that have any
@@ -32,7 +41,6 @@ UNUSED_IF = {
     "peft_type": ("LORA",),
     "bias": ("none",),
     "fan_in_fan_out": (False,),
-    "use_dora": (False,),
     "lora_bias": (False,),
     "modules_to_save": (None, []),
     "trainable_token_indices": (None,),
@@ -48,7 +56,7 @@ UNUSED_IF = {
 # These say how an adapter was begun, what it was called or how it is trained; they do not change what it means.
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha",
-    "lora_dropout", "use_rslora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "lora_dropout", "use_rslora", "use_dora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
     "ensure_weight_tying", "peft_version", "lora_ga_config",
 }  # fmt: skip
@@ -68,47 +76,58 @@ def read_peft(folder: Path) -> LoraAdapter:
             raise AdapterError("is pickled (adapter_model.bin), which can run code", file=folder, hint="save it as safetensors")
         raise AdapterError(f"has no {WEIGHTS_FILE}", file=folder, hint="is this an adapter folder, and complete?")
     arrays = load_arrays(file, AdapterError)
-    if len(arrays) > 2 * MODULES:
-        raise AdapterError(f"holds {len(arrays)} tensors", file=file, hint="the file is damaged, or no adapter of a decoder")
+    check_tensors(arrays, file)
     factors: dict[str, LoraFactors] = {}
     for key in arrays:
-        match = re.fullmatch(r"base_model\.model\.(\w{1,60}(?:\.\w{1,60}){0,9})\.lora_([AB])\.weight", key)
-        if match is None:
-            message = f"holds {key[:100]}, a kind of update that is not supported"
-            raise AdapterError(message, file=file, hint="supported: LoRA on linear layers")
-        if match[2] == "B":
+        path, leaf = module_and_leaf(key, file)
+        if leaf != "lora_A":
             continue
-        path = match[1]
-        a, b = arrays[key], arrays.get(f"{PREFIX}{path}.lora_B.weight")
-        if a.ndim != 2 or b is None or b.ndim != 2 or b.shape[1] != a.shape[0]:
-            raise AdapterError(f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged")
+        a, b, magnitude = module_arrays(arrays, path, bool(config.get("use_dora")), file)
         said = first_match(ranks, path, config.get("r")), first_match(alphas, path, config.get("lora_alpha"))
-        factors[path] = LoraFactors(a, b, module_scale(path, *said, len(a), bool(config.get("use_rslora")), file))
-    if not factors or len(arrays) != 2 * len(factors):
-        raise AdapterError("holds no adapter, or half of one", file=file, hint="the file is damaged")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise AdapterError("holds numbers that are not finite", file=file, hint="the training that made it diverged")
-    return LoraAdapter(
+        scale = module_scale(path, *said, len(a), bool(config.get("use_rslora")), file)
+        factors[path] = LoraFactors(a, b, scale, magnitude)
+    adapter = LoraAdapter(
         factors,
         clean(str(config.get("base_model_name_or_path") or ""))[:200],
-        float(config.get("lora_dropout") or 0),
+        dropout_of(config.get("lora_dropout"), "lora_dropout", folder / CONFIG_FILE),
         bool(config.get("use_rslora")),
     )
+    check_whole(adapter, len(arrays), file)
+    return adapter
+
+
+def module_and_leaf(key: str, file: Path) -> tuple[str, str]:
+    """A tensor's module path, and what it is of it: lora_A, lora_B or lora_magnitude_vector.
+
+    Raises:
+        AdapterError: it is of another kind.
+    """
+    match = KEY.fullmatch(key)
+    if match is None:
+        message = f"holds {clean(key[:100])}, a kind of update that is not supported"
+        raise AdapterError(message, file=file, hint="supported: LoRA and DoRA on linear layers")
+    return match["path"], match["factor"] or MAGNITUDE
+
+
+def module_arrays(arrays: Mapping[str, Floats], path: str, is_dora: bool, file: Path) -> tuple[Floats, Floats, Floats | None]:
+    """A, B and, where the adapter is one of DoRA, the magnitude of a module.
+
+    Raises:
+        AdapterError: one is missing, or they are of shapes that do not belong together.
+    """
+    a, b = arrays[f"{PREFIX}{path}.lora_A.weight"], arrays.get(f"{PREFIX}{path}.lora_B.weight")
+    magnitude = arrays.get(f"{PREFIX}{path}.{MAGNITUDE}")
+    if a.ndim != 2 or b is None or b.ndim != 2 or b.shape[1] != a.shape[0]:
+        raise AdapterError(f"lora_A and lora_B of {path} do not belong together", file=file, hint="the file is damaged")
+    if is_dora != (magnitude is not None) or (magnitude is not None and magnitude.shape != b.shape[:1]):
+        message = f"use_dora is {is_dora}, the {MAGNITUDE} of {path} is {'absent' if magnitude is None else magnitude.shape}"
+        raise AdapterError(message, file=file, hint="the config does not belong to these weights")
+    return a, b, magnitude
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, with every feature that we do not implement refused."""
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise AdapterError(f"has no {CONFIG_FILE}", file=folder, hint="give the folder of a PEFT adapter, or a run")
-    try:
-        if file.stat().st_size > CONFIG_LIMIT:
-            raise ValueError("too large")
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise AdapterError("is not readable JSON", file=file, hint="get the adapter again") from None
-    if not isinstance(config, dict):
-        raise AdapterError("is not a JSON object", file=file, hint="get the adapter again")
+    file, config = folder / CONFIG_FILE, read_object(folder)
     for key, value in config.items():
         allowed = UNUSED_IF.get(key)
         unknown = allowed is None and key not in HARMLESS and value not in (None, False, [], {}, "")
@@ -116,13 +135,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise AdapterError(
                 f"uses {clean(key)} = {clean(json.dumps(value))[:60]}, which is not supported",
                 file=file,
-                hint="supported: LoRA on linear layers, rsLoRA, ranks and alphas per module",
+                hint="supported: LoRA and DoRA on linear layers, rsLoRA, ranks and alphas per module; or merge it with PEFT",
             )
-    dropout = config.get("lora_dropout") or 0
-    if type(dropout) not in (int, float) or not 0 <= dropout <= 1:
-        raise AdapterError(f"lora_dropout is {clean(str(dropout))[:60]}", file=file, hint="get the adapter again")
-    if config.get("use_rslora") not in (None, False, True):
-        raise AdapterError(f"use_rslora is {clean(str(config['use_rslora']))[:60]}", file=file, hint="get the adapter again")
+    for key in ("use_rslora", "use_dora"):
+        if config.get(key) not in (None, False, True):
+            raise AdapterError(f"{key} is {clean(str(config[key]))[:60]}", file=file, hint="get the adapter again")
     return config
 
 
@@ -163,7 +180,7 @@ def module_scale(path: str, said: Any, alpha: Any, rank: int, rslora: bool, file
     Raises:
         AdapterError: they are no positive finite numbers, or the rank is not the tensor's.
     """
-    if type(alpha) not in (int, float) or not 0 < alpha < LARGEST_ALPHA or said != rank or rank < 1:
+    if type(alpha) not in (int, float) or not 0 < alpha < LARGEST_SCALE or said != rank or rank < 1:
         raise AdapterError(
             f"{path}: rank {clean(str(said))[:60]}, alpha {clean(str(alpha))[:60]}, tensor of rank {rank}",
             file=file,
@@ -180,11 +197,10 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
     """
     (rank, scale), _ = Counter((len(factors.a), factors.scale) for factors in adapter.factors.values()).most_common(1)[0]
     others = {path: factors for path, factors in adapter.factors.items() if (len(factors.a), factors.scale) != (rank, scale)}
-    base = base_model or adapter.base_model
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": Path(base).name if base.startswith(("/", "~", ".")) else base,
+        "base_model_name_or_path": public_name(base_model or adapter.base_model),
         "revision": None,
         "r": rank,
         "lora_alpha": alpha_of(scale, rank, adapter.rslora),
@@ -197,24 +213,21 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         "inference_mode": True,
         "init_lora_weights": True,
         "use_rslora": adapter.rslora,
-        "use_dora": False,
+        "use_dora": adapter.is_dora,
         "rank_pattern": {path: len(factors.a) for path, factors in others.items()},
         "alpha_pattern": {path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()},
         "modules_to_save": None,
     }
-    arrays = {f"{PREFIX}{name}.weight": array for name, array in adapter.trained_arrays().items()}
+    arrays = {
+        f"{PREFIX}{name}{'' if name.endswith(MAGNITUDE) else '.weight'}": array
+        for name, array in adapter.trained_arrays().items()
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
 
 
 def layers_if_not_all(adapter: LoraAdapter) -> list[int] | None:
-    """The layers that carry an adapter, where some before the last one do not."""
-    layers = sorted({int(path.split(".")[2]) for path in adapter.factors})
-    return None if layers == list(range(layers[-1] + 1)) else layers
-
-
-def alpha_of(scale: float, rank: int, rslora: bool) -> int | float:
-    """The alpha that gives this scale; an integer wherever it can be, as in PEFT."""
-    number = scale * (math.sqrt(rank) if rslora else rank)
-    nearest = round(number)
-    return nearest if abs(number - nearest) < 1e-9 * max(1, abs(number)) else number
+    """The layers that carry an adapter, where some before the last one do not and no module lies outside of them."""
+    layers = layers_of(adapter.factors)
+    inside = all(LAYER.fullmatch(path) for path in adapter.factors)
+    return layers if inside and layers != list(range(len(layers))) else None

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.backend.dora import magnitude_gradient, row_lengths
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_tape import Floats, Tape, Value
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm, Spans, Tokens
@@ -129,19 +130,18 @@ class NumpyOps:
             if part.bias is not None:
                 y[:, outputs] += part.bias
             if part.adapter is not None and self.drops(part.adapter):
-                a, b = self.factors(part)
-                y[:, outputs] += self.dropped(h, part) @ a.T @ (part.adapter.scale * b).T
+                y[:, outputs] += self.updated(self.dropped(h, part), part)
+        kept = y if any(self.folds(part) and self.is_dora(part) for part in joint.parts) else None
 
         def backward(d: Floats) -> tuple[Floats | None]:
             h, back = self.normed(x.data, norm)
-            self.learn(joint, h, d)
+            self.learn(joint, h, d, kept)
             if not x.wanted and norm is None:
                 return (None,)
             dh = d @ self.weight(joint)
             for part, outputs in outputs_of(joint):
                 if part.adapter is not None and self.drops(part.adapter):
-                    a, b = self.factors(part)
-                    dh += (d[:, outputs] @ (part.adapter.scale * b) @ a) * self.dropout_mask(h, part)
+                    dh += self.updated_back(d[:, outputs], part) * self.dropout_mask(h, part)
             return (back(dh),)
 
         return self.record(y, [x], backward)
@@ -164,28 +164,59 @@ class NumpyOps:
         for part, outputs in outputs_of(joint):
             own = weight[outputs]
             for rows in blocks(len(own), BLOCK):
-                part.weight.fill(rows, own[rows])
-                if part.adapter is not None and self.folds(part):
-                    a, b = self.factors(part)
-                    own[rows] += part.adapter.scale * b[rows] @ a
+                if self.folds(part):
+                    self.fill_adapted(part, rows, own[rows])
+                else:
+                    part.weight.fill(rows, own[rows])
         return weight
 
     def folds(self, part: Linear) -> bool:
         """Whether this layer's adapter goes into its weight."""
         return part.adapter is not None and not self.drops(part.adapter)
 
-    def learn(self, joint: Joint, h: Floats, d: Floats) -> None:
+    def fill_adapted(self, part: Linear, rows: slice, out: Floats) -> None:
+        """Writes those rows of a layer's weight, its adapter folded in, to `out`."""
+        self.fill_updated(part, rows, out)
+        if self.is_dora(part):
+            out *= (self.magnitude(part)[rows] / row_lengths(out))[:, None]
+
+    def fill_updated(self, part: Linear, rows: slice, out: Floats) -> None:
+        """Writes those rows of W + scale B A to `out`."""
+        assert part.adapter is not None
+        a, b = self.factors(part)
+        part.weight.fill(rows, out)
+        out += part.adapter.scale * b[rows] @ a
+
+    def updated(self, h: Floats, part: Linear) -> Floats:
+        """(time, inputs) -> (time, outputs): what an adapter adds that is not folded in."""
+        assert part.adapter is not None
+        if part.adapter.dora:
+            return h @ self.change(part).T
+        a, b = self.factors(part)
+        return h @ a.T @ (part.adapter.scale * b).T
+
+    def updated_back(self, d: Floats, part: Linear) -> Floats:
+        """The gradient by the input of `updated`."""
+        assert part.adapter is not None
+        if part.adapter.dora:
+            return d @ self.change(part)
+        a, b = self.factors(part)
+        return d @ (part.adapter.scale * b) @ a
+
+    def learn(self, joint: Joint, h: Floats, d: Floats, y: Floats | None) -> None:
         """Adds up the gradients of what is trained in these layers, from their input h and their output's gradient d.
 
-        y += scale h A.T B.T has the gradients scale (d B).T h by A, and scale d.T (h A.T) by B.
+        y += scale h A.T B.T has the gradients scale (d B).T h by A, and scale d.T (h A.T) by B. DoRA also needs what came
+        out, y, where its adapter was folded in.
         """
         for part, outputs in outputs_of(joint):
             own = d[:, outputs]
             if part.adapter is not None:
                 a, b = self.factors(part)
                 seen = self.dropped(h, part) if self.drops(part.adapter) else h
-                self.gradients[f"{part.name}.lora_A"] += part.adapter.scale * ((own @ b).T @ seen)
-                self.gradients[f"{part.name}.lora_B"] += part.adapter.scale * (own.T @ (seen @ a.T))
+                direct = self.learn_magnitude(part, seen, own, y if y is None else y[:, outputs])
+                self.gradients[f"{part.name}.lora_A"] += part.adapter.scale * ((direct @ b).T @ seen)
+                self.gradients[f"{part.name}.lora_B"] += part.adapter.scale * (direct.T @ (seen @ a.T))
             if f"{part.name}.weight" in self.gradients:
                 self.gradients[f"{part.name}.weight"] += own.T @ h
             if f"{part.name}.bias" in self.gradients:
@@ -194,6 +225,59 @@ class NumpyOps:
     def factors(self, part: Linear) -> tuple[Floats, Floats]:
         """A (rank, inputs) and B (outputs, rank)."""
         return self.parameters[f"{part.name}.lora_A"], self.parameters[f"{part.name}.lora_B"]
+
+    # ---- DoRA --------------------------------------------------------------------------------------------------------
+
+    def is_dora(self, part: Linear) -> bool:
+        """Whether the rows of this layer's adapted weight have lengths that are trained."""
+        return part.adapter is not None and part.adapter.dora
+
+    def magnitude(self, part: Linear) -> Floats:
+        """(outputs,): those lengths."""
+        return self.parameters[f"{part.name}.lora_magnitude_vector"]
+
+    def gain(self, part: Linear) -> Floats:
+        """(outputs,): what each row of W + scale B A is multiplied with; shared as weights are."""
+        if self.folded is not None:
+            return self.folded.get(f"{part.name}.gain", lambda before: self.new_gain(part))
+        return self.new_gain(part)
+
+    def new_gain(self, part: Linear) -> Floats:
+        """The magnitude by the rows' lengths, for which the adapted weight is made once more, a block at a time."""
+        gain, scratch = self.magnitude(part).copy(), np.empty((BLOCK, part.weight.shape[1]), self.dtype)
+        for rows in blocks(len(gain), BLOCK):
+            own = scratch[: rows.stop - rows.start]
+            self.fill_updated(part, rows, own)
+            gain[rows] /= row_lengths(own)
+        return gain
+
+    def learn_magnitude(self, part: Linear, seen: Floats, d: Floats, y: Floats | None) -> Floats:
+        """Adds up the magnitude's gradient; gives the gradient of h (W + scale B A).T, from which A and B learn.
+
+        Where dropout keeps the adapter from being folded in, y is made here: W' of what the adapter has seen.
+        """
+        if not self.is_dora(part):
+            return d
+        bias = part.bias
+        if not self.folds(part):
+            y, bias, scratch = np.empty_like(d), None, np.empty((BLOCK, seen.shape[1]), self.dtype)
+            for rows in blocks(d.shape[1], BLOCK):
+                own = scratch[: rows.stop - rows.start]
+                self.fill_adapted(part, rows, own)
+                y[:, rows] = seen @ own.T
+        assert y is not None
+        self.gradients[f"{part.name}.lora_magnitude_vector"] += magnitude_gradient(y, d, bias, self.magnitude(part))
+        return d * self.gain(part)
+
+    def change(self, part: Linear) -> Floats:
+        """(outputs, inputs): W' - W. PEFT's rule for dropout: the base sees the whole input, this what is left of it."""
+        change = np.empty(part.weight.shape, self.dtype)
+        for rows in blocks(len(change), BLOCK):
+            self.fill_adapted(part, rows, change[rows])
+            change[rows] -= part.weight.read(rows)
+        return change
+
+    # ---- dropout -----------------------------------------------------------------------------------------------------
 
     def drops(self, adapter: Adapter) -> bool:
         """Whether dropout is at work: then the adapter cannot be folded into the weight."""

@@ -31,10 +31,15 @@ class Norm(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A low-rank update (arXiv:2106.09685): W + scale * B @ A. B and A are the trained arrays NAME.lora_B and NAME.lora_A."""
+    """A low-rank update (arXiv:2106.09685): W + scale * B @ A. B and A are the trained arrays NAME.lora_B and NAME.lora_A.
+
+    DoRA (arXiv:2402.09353) brings each row of that sum to the length in NAME.lora_magnitude_vector, which is trained too; the
+    row's present length counts as a constant in the backward.
+    """
 
     scale: float
     dropout: float = 0.0
+    dora: bool = False
 
 
 class Linear(NamedTuple):

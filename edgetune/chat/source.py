@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetune.adapters.attach import open_adapted
+from edgetune.adapters.open import adapter_folder
 from edgetune.chat.conversation import Conversation, Prompts
 from edgetune.chat.engine import LlamaEngine, OwnEngine
 from edgetune.chat.gguf_tokenizer import gguf_tokenizer
@@ -44,8 +45,10 @@ def find_source(name: str, adapter: Path | None) -> Source:
             raise ConfigError("a run has an adapter of its own", hint="leave --adapter out")
         return of_run(path)
     if adapter is not None and adapter.suffix == ".gguf":
-        raise ConfigError("a model folder takes a PEFT adapter", file=adapter, hint="name a GGUF, or a PEFT folder")
-    return Source(None, resolve(name), adapter_of(adapter) if adapter else None)
+        raise ConfigError(
+            "a model folder takes an adapter folder", file=adapter, hint="name a GGUF, or a PEFT or mlx-lm folder"
+        )
+    return Source(None, resolve(name), adapter_folder(adapter) if adapter else None)
 
 
 def of_run(run: Path) -> Source:
@@ -55,16 +58,12 @@ def of_run(run: Path) -> Source:
     trained = run / "model" if whole else run / "adapter"
     if not trained.is_dir():
         raise ConfigError("has nothing to talk with yet", file=run, hint=f"edgetune resume {run}")
-    exports = sorted((run / "exports").glob("*.gguf"), key=lambda path: (path.stat().st_mtime, path.name))
+    models = [path for path in (run / "exports").glob("*.gguf") if not path.stem.endswith("-adapter")]
+    exports = sorted(models, key=lambda path: (path.stat().st_mtime, path.name))
     if exports and exports[-1].stat().st_mtime >= trained.stat().st_mtime:
         return Source(exports[-1], folder_of_export(exports[-1]), None, f"this is {exports[-1].name}")
     note = "this is the adapter on its base in our own decoder; `edgetune export` makes a GGUF, which is faster"
     return Source(None, trained, None, note) if whole else Source(None, resolve(config.model), trained, note)
-
-
-def adapter_of(path: Path) -> Path:
-    """An adapter's folder: of a run, the one in it."""
-    return path / "adapter" if (path / "run.toml").is_file() else path
 
 
 def folder_of_export(gguf: Path) -> Path | None:

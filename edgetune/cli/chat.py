@@ -39,7 +39,7 @@ HELP = {
 def chat(
     job: Job,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A GGUF, a run, or a model by folder or name.")],
-    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder or a run; for a GGUF, an adapter GGUF.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT or mlx-lm folder or a run; for a GGUF, an adapter GGUF.")] = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")] = "",
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="One turn with this message, then leave.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=SEEDS - 1, help="The same seed, the same answer.")] = None,

@@ -13,7 +13,7 @@ def evaluate(
     job: Job,
     model: Annotated[str, typer.Option(help="A folder, a hub id, or a name from `edgetune models`.")],
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Files of rows.")],
-    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder, or a run.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT or mlx-lm folder, or a run.")] = None,
     task: Annotated[str, typer.Option(help="Also let it answer, and compare: exact, label or overlap.")] = "",
     per_token: Annotated[
         bool, typer.Option("--per-token", help="With --json: the log-probability of every trained token.")

@@ -15,8 +15,11 @@ def export(
     source: Annotated[str, typer.Argument(help="A run, or a model folder.")],
     out: Annotated[Path, typer.Option(help="The folder for the files.")],
     to: Annotated[str, typer.Option(metavar="TYPES", help="Types of file, as in F16,Q8_0,Q4_K_M.")] = "Q8_0",
-    adapter: Annotated[Path | None, typer.Option(help="A PEFT folder or a run, for a SOURCE that is a model folder.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="For a model folder: a PEFT or mlx-lm folder, or a run.")] = None,
     data: Annotated[list[Path], typer.Option(metavar="FILE", help="Held-out rows for the proof; a run has its own.")] = [],  # noqa: B006 - typer makes its own list
+    adapter_gguf: Annotated[
+        bool, typer.Option("--adapter-gguf", help="Also write the adapter alone, for a GGUF of its base.")
+    ] = False,
 ) -> None:
     """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""
     from edgetune.hardware import reexec_for_speed
@@ -27,7 +30,8 @@ def export(
     from edgetune.hardware import worker_count
     from edgetune.workspace.outcomes import source_of
 
-    result: ExportResult = exported(source_of(source, adapter, data, job.event), to.split(","), out, worker_count(), job.event)
+    found = source_of(source, adapter, data, job.event)
+    result: ExportResult = exported(found, to.split(","), out, worker_count(), job.event, adapter_gguf)
     rows = [
         [
             file.path.name,

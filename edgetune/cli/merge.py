@@ -13,15 +13,14 @@ from edgetune.units import count
 def merge(
     job: Job,
     model: Annotated[str, typer.Option(help="The base: a folder, a hub id, or a name from `edgetune models`.")],
-    adapter: Annotated[Path, typer.Option(help="The adapter: a PEFT folder, or a run.")],
+    adapter: Annotated[Path, typer.Option(help="The adapter: a PEFT or mlx-lm folder, or a run.")],
     out: Annotated[Path, typer.Option(help="The new model folder.")],
 ) -> None:
     """Merge an adapter into its base. One Hugging Face folder, computed in float, in the base's own precision."""
     from edgetune.export.merge import merge as merged
     from edgetune.workspace.models import find_model
-    from edgetune.workspace.outcomes import adapter_folder
 
-    result = merged(find_model(model, job.event), adapter_folder(adapter), out, job.event)
+    result = merged(find_model(model, job.event), adapter, out, job.event)
     job.output.say(Styled("done", "green"), f" {count(result.tensors)} tensors in {result.dtype}")
     job.output.say(f"     {result.out}")
     job.output.document({"out": str(result.out), "tensors": result.tensors, "dtype": result.dtype})

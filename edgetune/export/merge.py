@@ -1,7 +1,7 @@
 """A base and its adapter become one Hugging Face folder: W' = W + scale * B @ A in float32, cast once, in a stream.
 
-The folder says its rotation in both forms that readers expect, carries the tokenizer and the chat template unchanged, and
-names no local path.
+With DoRA each row of that sum is brought to its magnitude. The folder says its rotation in both forms that readers expect,
+carries the tokenizer and the chat template unchanged, and names no local path.
 """
 
 import json
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.adapters.lora import LoraAdapter, check_fits
-from edgetune.adapters.peft import read_peft
+from edgetune.adapters.open import open_adapter
 from edgetune.architecture.load import check_shapes
 from edgetune.architecture.row_blocks import Meter, row_blocks
 from edgetune.architecture.save import copy_side_files
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
+from edgetune.backend.dora import row_lengths
 from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError
 from edgetune.events import Event, Warned
@@ -54,7 +55,7 @@ def merge(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("is there already", file=out, hint="remove it, or name another folder")
-    spec, weights, lora = read_spec(model), WeightFolder(model), read_peft(adapter)
+    spec, weights, lora = read_spec(model), WeightFolder(model), open_adapter(adapter)
     check_shapes(spec, weights, model)
     check_fits(lora, spec)
     types = {name: STORED_AS[dtype] if dtype else info.float_type for name, info in weights.tensors.items()}
@@ -102,6 +103,8 @@ def merged_blocks(weights: WeightFolder, lora: LoraAdapter, name: str, target: s
         update = factors.b[first : first + len(block)] @ factors.a
         update *= np.float32(factors.scale)
         update += as_floats(block)
+        if factors.magnitude is not None:
+            update *= (factors.magnitude[first : first + len(block)] / row_lengths(update))[:, None]
         first += len(block)
         yield encode(update, "F32", target, name)
 

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from edgetune.adapters.attach import open_adapted
+from edgetune.adapters.lora import LoraAdapter
+from edgetune.adapters.open import open_adapter
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
 from edgetune.config import QuantizeBase
@@ -32,6 +34,7 @@ from edgetune.export.certificate import (
     own_blocks,
     reference_of,
 )
+from edgetune.export.gguf_adapter import place_modules, write_gguf_adapter
 from edgetune.export.gguf_file import FILE_TYPES, Kind, write_gguf
 from edgetune.export.held_out import HeldOut, check_ends, check_tokens
 from edgetune.export.merge import merge, quantized_warning
@@ -40,6 +43,7 @@ from edgetune.files import clean, disk_errors, flush, require_space, safe_name, 
 from edgetune.llamacpp.client import LlamaChild
 
 OnEvent = Callable[[Event], None]
+ADAPTER = "adapter"  # among the files' kinds
 WRITTEN_BY_US: Mapping[str, Kind] = {kind: kind for kind in FILE_TYPES}  # the others are quantised by llama.cpp
 
 
@@ -74,22 +78,27 @@ class ExportResult:
     certificate: Path
 
 
-def export(source: Source, kinds: Sequence[str], out: Path, workers: int, on_event: OnEvent) -> ExportResult:
+def export(
+    source: Source, kinds: Sequence[str], out: Path, workers: int, on_event: OnEvent, adapter_gguf: bool = False
+) -> ExportResult:
     """Writes NAME-KIND.gguf for every kind into `out`, and certificate.json. Nothing comes to `out` before it is proved.
 
+    With `adapter_gguf` also NAME-adapter.gguf, which llama.cpp adds to a GGUF of the base.
+
     Raises:
-        ConfigError: an unknown type, or one that needs an importance matrix.
+        ConfigError: an unknown type, one that needs an importance matrix, or no adapter where one is asked for.
         ModelError, AdapterError: the source is damaged, or llama.cpp has no form for it.
         DiskFull: not enough room; nothing is left behind.
         VerificationFailed: a hop lost what was trained: its file is not handed over, the certificate says why.
     """
     wanted = list(dict.fromkeys(known_kind(kind) for kind in kinds))
     spec, name = read_spec(source.model), safe_name(file_name(source.name))
+    adapter = checked_adapter(source, spec) if adapter_gguf else None
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
     with scratch(out) as temporary, reference_of(source.held_out.examples, spec.vocab, temporary) as reference:
-        weights = spec.parameters * bytes_per_parameter(wanted, source.adapter is not None)
+        weights = spec.parameters * (bytes_per_parameter(wanted, source.adapter is not None) + 2 * adapter_gguf)
         require_space(out, round(weights) + reference.values.nbytes)
         prover = Prover(source, spec, reference, workers, on_event)
         prover.own_models(temporary)
@@ -104,8 +113,27 @@ def export(source: Source, kinds: Sequence[str], out: Path, workers: int, on_eve
             else:
                 quantize(float16, path, kind, on_event)
             hops[kind] = prover.gguf(kind, path, EXACT if kind in ("F32", "BF16") else QUANTIZED)
+        if adapter is not None:
+            path = temporary / f"{name}-adapter.gguf"
+            write_gguf_adapter(path, replace(adapter, base_model=source.name), spec)
+            hops[ADAPTER] = prover.gguf_adapter(path, temporary / "base.gguf")
+            wanted.append(ADAPTER)
         files = tuple(Exported(kind, out / hop.file, hop) for kind, hop in hops.items() if kind in wanted)
         return hand_over(prover.certificate(), files, temporary, out)
+
+
+def checked_adapter(source: Source, spec: ModelSpec) -> LoraAdapter:
+    """The adapter that is to become a file of its own, looked at before anything is computed.
+
+    Raises:
+        ConfigError: there is none.
+        AdapterError: llama.cpp cannot add it to a model.
+    """
+    if source.adapter is None:
+        raise ConfigError("--adapter-gguf: there is no adapter here", hint="name a run, or give --adapter")
+    adapter = open_adapter(source.adapter)
+    place_modules(adapter, spec)
+    return adapter
 
 
 def bytes_per_parameter(kinds: Sequence[str], merges: bool) -> float:
@@ -171,6 +199,17 @@ class Prover:
             if full:
                 self.tokens = check_tokens(child, held_out)
                 self.ends = check_ends(child, open_adapted(self.source.model, self.source.adapter), held_out)
+        return hop
+
+    def gguf_adapter(self, file: Path, base: Path) -> Hop:
+        """An adapter's GGUF in llama.cpp, on a float16 GGUF of the base that is written for this."""
+        write_gguf(self.source.model, base, "F16", self.on_event)
+        context = max(len(row.tokens) for row in self.reference.rows) + 8
+        with LlamaChild(base, context=context, cache_type="f32", gpu_layers=0) as child:
+            child.adapt([(file, 1.0)])
+            scores = self.reference.compare(gguf_blocks(child, self.reference, self.counter("scoring the adapter's GGUF")))
+        hop = judged("GGUF base + adapter", scores, self.reference_loss, self.base_loss, EXACT, file)
+        self.add(hop)
         return hop
 
     def counter(self, stage: str) -> Callable[[], None]:

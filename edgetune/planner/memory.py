@@ -128,12 +128,12 @@ def memory_parts(
 
 
 def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
-    """How many numbers are trained: those of the factors, or all."""
+    """How many numbers are trained: those of the factors, and DoRA's magnitudes, or all."""
     if adapter.method == "full":
         return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
-    return sum(
-        adapter.rank * (outputs + inputs) for outputs, inputs in adapted_paths(spec, adapter.targets, adapter.layers).values()
-    )
+    shapes = adapted_paths(spec, adapter.targets, adapter.layers).values()
+    magnitudes = sum(outputs for outputs, _ in shapes) if adapter.method == "dora" else 0
+    return magnitudes + sum(adapter.rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def block_parameters(spec: ModelSpec) -> int:
@@ -156,8 +156,8 @@ def rows_in_flight(config: RunConfig, load: Load, time: int) -> int:
 
 def kept_floats(spec: ModelSpec, adapter: AdapterConfig, time: int, recompute: bool) -> int:
     """Floats that the forward of one row keeps for its backward."""
-    layers = trained_layers(spec, adapter)
-    return time * (layers * spec.dim + block_floats(spec)) if recompute else time * layers * block_floats(spec)
+    layers, block = trained_layers(spec, adapter), block_floats(spec) + dora_floats(spec, adapter)
+    return time * (layers * spec.dim + block) if recompute else time * layers * block
 
 
 def trained_layers(spec: ModelSpec, adapter: AdapterConfig) -> int:
@@ -171,6 +171,18 @@ def block_floats(spec: ModelSpec) -> int:
     queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     normed = queries + 2 * keys if spec.query_key_norm else 0
     return 2 * spec.dim + 2 * queries + 2 * keys + spec.heads + 3 * spec.hidden + normed
+
+
+def dora_floats(spec: ModelSpec, adapter: AdapterConfig) -> int:
+    """Floats that DoRA keeps besides for each token of a block: what a joint layer gave, where nothing else keeps that.
+
+    With dropout it is made again instead. What gate and up gave is kept anyway; so are q, k and v where a norm reads them.
+    """
+    if adapter.method != "dora" or adapter.dropout:
+        return 0
+    kinds = set(adapter.targets)
+    joint = 0 if spec.query_key_norm else (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    return joint * bool(kinds & {"q_proj", "k_proj", "v_proj"}) + spec.dim * len(kinds & {"o_proj", "down_proj"})
 
 
 def scratch_floats(spec: ModelSpec, time: int) -> int:

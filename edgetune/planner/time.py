@@ -95,11 +95,11 @@ def layer_seconds(spec: ModelSpec, config: RunConfig, work: Work, recompute: boo
     passes = 3 if recompute else 2  # of every block: forward, perhaps again, backward
     block = block_parameters(spec)
     trained, learned = trained_layers(spec, config.adapter), trained_parameters(spec, config.adapter)
-    folds = passes * work.sequences if config.adapter.method == "lora" else 0
+    folds = passes * work.sequences if config.adapter.method != "full" else 0
     keys = sum(length * length / 2 + length * QUERIES / 2 for length in work.spans)  # of all queries, whole tiles
 
     flops = 2 * block * work.tokens * (spec.layers + (passes - 1) * trained)  # forwards, and the backward to the input
-    flops += 2 * learned * work.tokens * (2 if config.adapter.method == "lora" else 1)  # gradients of what is trained
+    flops += 2 * learned * work.tokens * (2 if config.adapter.method != "full" else 1)  # gradients of what is trained
     flops += 2 * config.adapter.rank * block * trained * folds
     flops += (4 * passes + 6) * spec.heads * spec.head_dim * keys * spec.layers
     traffic = 8 * block * trained * folds + 4 * PASSES * block_floats(spec) * spec.layers * work.tokens

@@ -17,27 +17,33 @@ def global_norm(gradients: Mapping[str, Floats]) -> float:
     return math.sqrt(sum(float(np.vdot(flat, flat)) for flat in (g.astype(np.float64).ravel() for g in gradients.values())))
 
 
-class AdamW:
-    """The two moments of every trained array, and the count of updates."""
+def learns_faster(name: str, array: Floats) -> bool:
+    """Whether LoRA+ (arXiv:2402.12354) raises an array's rate: B, and as in PEFT vectors, which are DoRA's magnitudes."""
+    return name.endswith(".lora_B") or array.ndim == 1
 
-    def __init__(self, parameters: Mapping[str, Floats], config: TrainingConfig):
+
+class AdamW:
+    """The two moments of every trained array, and the count of updates. `rate_ratio` is LoRA+'s: B's rate over A's."""
+
+    def __init__(self, parameters: Mapping[str, Floats], config: TrainingConfig, rate_ratio: float = 1.0):
         self.parameters, self.config = parameters, config
+        self.ratios = {name: rate_ratio if learns_faster(name, array) else 1.0 for name, array in parameters.items()}
         self.updates = 0
         self.mean = {name: np.zeros_like(array) for name, array in parameters.items()}
         self.square = {name: np.zeros_like(array) for name, array in parameters.items()}
 
     def update(self, gradients: Mapping[str, Floats], rate: float, scale: float = 1.0) -> None:
-        """One step against `scale` times the gradients, which are used up. Vectors (norms, biases) do not decay."""
+        """One step against `scale` times the gradients, which are used up. Vectors do not decay: norms, biases, magnitudes."""
         self.updates += 1
         first, second = self.config.betas
-        size = rate / (1 - first**self.updates)
         root = math.sqrt(1 - second**self.updates)
         for name, array in self.parameters.items():
             gradient, mean, square = gradients[name], self.mean[name], self.square[name]
+            own_rate = rate * self.ratios[name]
             if scale != 1:
                 gradient *= np.float32(scale)
             if self.config.weight_decay and array.ndim > 1:
-                array *= np.float32(1 - rate * self.config.weight_decay)
+                array *= np.float32(1 - own_rate * self.config.weight_decay)
             mean *= np.float32(first)
             mean += np.float32(1 - first) * gradient
             square *= np.float32(second)
@@ -48,7 +54,7 @@ class AdamW:
             gradient /= np.float32(root)
             gradient += np.float32(self.config.eps)
             np.divide(mean, gradient, out=gradient)
-            gradient *= np.float32(size)
+            gradient *= np.float32(own_rate / (1 - first**self.updates))
             array -= gradient
 
     def arrays(self) -> dict[str, Floats]:

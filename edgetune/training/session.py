@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from edgetune.adapters.dora import with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
-from edgetune.adapters.peft import read_peft, write_peft
+from edgetune.adapters.open import open_adapter
+from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import Source, build_model, check_shapes, parameter_shapes, trained_copy
 from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
@@ -100,6 +102,8 @@ def prepare(
         raise ConfigError('adapter.init_from = "random" draws the whole model anew', hint='set adapter.method = "full"')
     if config.adapter.method == "full" and config.adapter.init_from not in ("", "random"):
         raise ConfigError("adapter.init_from names an adapter, method full trains none", hint='leave it out, or use "random"')
+    if config.adapter.method == "full" and config.adapter.rate_ratio != 1:
+        raise ConfigError("adapter.rate_ratio is between the factors of an adapter, method full has none", hint="leave it out")
     weights = None if anew else WeightFolder(folder)
     if weights is not None:
         check_shapes(spec, weights, folder)
@@ -297,7 +301,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         model=model,
         parameters=parameters,
         runner=NumpyRunner(parameters, resources.workers, share_weights=resources.share_weights),
-        optimizer=AdamW(parameters, config.training),
+        optimizer=AdamW(parameters, config.training, config.adapter.rate_ratio),
         order=order,
         examples=prepared.train,
         valid_rows=valid_rows,
@@ -323,14 +327,24 @@ def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:
 
 
 def start_adapter(prepared: Prepared) -> LoraAdapter:
-    """A new adapter, or the one that the config starts from."""
+    """A new adapter, or the one that the config starts from; with DoRA, magnitudes under which it computes the same.
+
+    Raises:
+        ConfigError: the one to start from has magnitudes, and method lora trains none.
+    """
     config = prepared.config
     if not config.adapter.init_from:
-        return new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
-    given = Path(config.adapter.init_from)
-    adapter = read_peft(given / "adapter" if (given / "run.toml").exists() else given)
-    check_fits(adapter, prepared.spec)
-    return LoraAdapter(adapter.factors, base_name(config.model), config.adapter.dropout, adapter.rslora)
+        adapter = new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
+    else:
+        given = open_adapter(Path(config.adapter.init_from))
+        check_fits(given, prepared.spec)
+        adapter = LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora)
+    if config.adapter.method != "dora":
+        if adapter.is_dora:
+            raise ConfigError("adapter.init_from is an adapter of DoRA", hint='set adapter.method = "dora"')
+        return adapter
+    assert prepared.weights is not None
+    return adapter if adapter.is_dora else with_magnitudes(adapter, prepared.weights.matrix)
 
 
 def base_name(model: str) -> str:

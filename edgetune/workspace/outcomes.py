@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
+from edgetune.adapters.open import adapter_folder
 from edgetune.config import DataConfig, RunConfig
 from edgetune.errors import ConfigError, DataError, TemplateError
 from edgetune.evaluation.score import Evaluation, evaluate
@@ -32,19 +33,6 @@ class Evaluated:
     scores: Evaluation
     metrics: dict[str, float] = field(default_factory=lambda: dict[str, float]())
     answers: list[Answered] = field(default_factory=lambda: list[Answered]())
-
-
-def adapter_folder(path: Path) -> Path:
-    """The adapter of a run, or the folder itself.
-
-    Raises:
-        ConfigError: the run has no adapter yet.
-    """
-    if not (path / "run.toml").exists():
-        return path
-    if not (path / "adapter").is_dir():
-        raise ConfigError("has no adapter yet", file=path, hint=f"edgetune resume {path}")
-    return path / "adapter"
 
 
 def model_folder(name: str, on_event: OnEvent) -> Path:

@@ -7,8 +7,9 @@ make_transformers_fixtures.py, whose models it uses:
 
 Adapters: adapter_config.json as PEFT writes it, the keys and shapes of its file, log-probabilities of base + adapter.
 Trainings: ten steps of torch.optim.AdamW on pre-tokenised rows, one row at a time, float32; the losses, gradient norms
-and rates of the steps, and the adapter after the last. A step learns from batch * accumulate rows; its loss is the mean
-over all their trained tokens. The rate of step s, counted from 0, of n steps with a highest rate r:
+and rates of the steps, and the adapter after the last. DoRA's magnitudes, being vectors, do not decay. A rate_ratio is
+that of LoRA+, by PEFT's create_loraplus_optimizer. A step learns from batch * accumulate rows; its loss is the mean over
+all their trained tokens. The rate of step s, counted from 0, of n steps with a highest rate r:
 
     warm = max(1, round(warmup * n)) if warmup else 0
     s < warm   r (s + 1) / warm
@@ -29,6 +30,7 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from random_model import adapter, rows, tokens, write_model
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -57,6 +59,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "qwen2-all": dict(model="qwen2", lora_alpha=4, **EVERYWHERE, lora_dropout=0.1),
     "qwen3-all": dict(model="qwen3", lora_alpha=4, **EVERYWHERE),
     "qwen3-mlp": dict(model="qwen3-untied-bias", r=2, lora_alpha=7, target_modules=MLP),
+    "llama-dora": dict(model="llama", lora_alpha=8, **EVERYWHERE, use_dora=True),
+    "qwen2-dora": dict(model="qwen2", r=3, lora_alpha=4, target_modules=["q_proj", "o_proj", "up_proj"], use_dora=True),
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "llama-cosine": dict(
@@ -75,6 +79,22 @@ TRAININGS: dict[str, dict[str, Any]] = {
         adapter="llama-last-layers", b_deviation=0.3, lengths=[16, 8] * 4, batch=2, accumulate=1,
         rate=1e-2, schedule="cosine", warmup=0.03, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
     ),
+    "llama-rslora": dict(
+        adapter="llama-rslora", b_deviation=0.3, lengths=[16, 9] * 4, batch=2, accumulate=1,
+        rate=5e-3, schedule="linear", warmup=0.1, weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
+    ),
+    "llama-dora": dict(
+        adapter="llama-dora", b_deviation=0.3, lengths=[16, 11] * 4, batch=2, accumulate=1,
+        rate=5e-3, schedule="cosine", warmup=0.1, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
+    ),
+    "qwen2-dora": dict(
+        adapter="qwen2-dora", b_deviation=0.0, lengths=[13, 20] * 4, batch=1, accumulate=2,
+        rate=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, betas=(0.9, 0.99), eps=1e-8, clip=0.0,
+    ),
+    "llama-plus": dict(
+        adapter="llama-some", b_deviation=0.3, lengths=[16, 9] * 4, batch=2, accumulate=1, rate_ratio=8.0,
+        rate=2e-3, schedule="cosine", warmup=0.1, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
+    ),
 }  # fmt: skip
 
 
@@ -90,12 +110,17 @@ def adapted(case: dict[str, Any], b_deviation: float, folder: Path) -> PeftModel
     values = {key: value for key, value in case.items() if key != "model"}
     model = get_peft_model(load(case["model"], folder / "base"), LoraConfig(task_type="CAUSAL_LM", bias="none", **values))
     own = {name: value for name, value in model.named_parameters() if "lora_" in name}
-    keys = {name: name.replace(".default.", ".") for name in own}
+    keys = {name: saved_key(name) for name in own}
     arrays = adapter({keys[name]: tuple(value.shape) for name, value in own.items()}, SEED, b_deviation)
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(torch.from_numpy(arrays[keys[name]]))
     return model
+
+
+def saved_key(name: str) -> str:
+    """A parameter's key in PEFT's file: magnitudes have no .weight there."""
+    return name.replace("vector.default.weight", "vector").replace(".default.", ".")
 
 
 def describe(name: str, folder: Path) -> dict[str, Any]:
@@ -144,14 +169,8 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     case = TRAININGS[name]
     model = adapted({**ADAPTERS[case["adapter"]], "lora_dropout": 0.0}, case["b_deviation"], folder).train()
     own = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(
-        own.values(),
-        lr=case["rate"],
-        betas=case["betas"],
-        eps=case["eps"],
-        weight_decay=case["weight_decay"],
-        foreach=False,
-    )
+    optimizer = optimizer_of(model, case)
+    ratios = [group["lr"] / case["rate"] for group in optimizer.param_groups]
     data = rows(SEED, case["lengths"], model.config.vocab_size)
     losses, norms, rates = [], [], []
     for step in range(STEPS):
@@ -160,16 +179,30 @@ def train(name: str, folder: Path) -> dict[str, Any]:
         count = sum(int(trained.sum()) for _, trained in group)
         loss = sum(row_loss(model, ids, trained, count) for ids, trained in group)
         norm = torch.nn.utils.clip_grad_norm_(own.values(), case["clip"] or math.inf)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate_at(step, case)
+        for group_of_rate, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group_of_rate["lr"] = ratio * rate_at(step, case)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
         norms.append(float(norm))
         rates.append(rate_at(step, case))
-    final = {key.replace(".default.", "."): value.detach().numpy() for key, value in own.items()}
+    final = {saved_key(key): value.detach().numpy() for key, value in own.items()}
     np.savez(FIXTURES / f"peft-trained-{name}.npz", **final)
     return {**case, "steps": STEPS, "losses": losses, "norms": norms, "rates": rates}
+
+
+def optimizer_of(model: PeftModel, case: dict[str, Any]) -> torch.optim.Optimizer:
+    """torch's AdamW; with a rate_ratio as PEFT sets it up for LoRA+."""
+    own = [value for value in model.parameters() if value.requires_grad]
+    settings = dict(betas=case["betas"], eps=case["eps"], foreach=False)
+    if "rate_ratio" in case:
+        plus = dict(loraplus_lr_ratio=case["rate_ratio"], loraplus_weight_decay=case["weight_decay"])
+        return create_loraplus_optimizer(model, torch.optim.AdamW, lr=case["rate"], **plus, **settings)
+    groups = [
+        {"params": [value for value in own if value.ndim > 1], "weight_decay": case["weight_decay"]},
+        {"params": [value for value in own if value.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=case["rate"], **settings)
 
 
 def row_loss(model: PeftModel, ids: np.ndarray, trained: np.ndarray, count: int) -> float:

@@ -93,11 +93,14 @@ def parameters(config: Mapping[str, Any], seed: int) -> dict[str, Floats]:
 
 
 def adapter(shapes: Mapping[str, Iterable[int]], seed: int, b_deviation: float) -> dict[str, Floats]:
-    """A LoRA adapter's arrays by PEFT's keys, of which `shapes` is the list. b_deviation 0: it changes nothing."""
+    """An adapter's arrays by PEFT's keys, of which `shapes` is the list. b_deviation 0: B is zero. Magnitudes are about one."""
     arrays: dict[str, Floats] = {}
     for key, shape in shapes.items():
-        rows, columns = shape
-        arrays[key] = uniform(seed, key, (rows, columns), b_deviation if "lora_B" in key else 1 / math.sqrt(columns))
+        size = tuple(shape)
+        if len(size) == 1:
+            arrays[key] = 1 + uniform(seed, key, size, 0.3)
+        else:
+            arrays[key] = uniform(seed, key, size, b_deviation if "lora_B" in key else 1 / math.sqrt(size[1]))
     return arrays
 
 

@@ -7,6 +7,7 @@ import pytest
 from random_model import tokens, uniform
 
 from edgetune.backend import numpy_ops
+from edgetune.backend.dora import row_lengths
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_tape import Value
 from edgetune.backend.numpy_weights import Plain
@@ -127,6 +128,21 @@ def test_project_adapted(normed: bool, dropout: float) -> None:
         [draw("x", TIME, DIM)],
         factors(a, b),
     )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("normed", [False, True])
+def test_project_dora(normed: bool, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DoRA, LoRA and no adapter side by side. The lengths of rows are constants in the backward, so here they stay as they are."""
+    a, b = (
+        linear("a", 5, DIM, bias=True, adapter=Adapter(0.5, dropout, dora=True)),
+        linear("b", 6, DIM, adapter=Adapter(2.0, dropout)),
+    )
+    joint, parameters = Joint((a, linear("c", 2, DIM), b)), factors(a, b)
+    parameters["a.lora_magnitude_vector"] = draw("a.lora_magnitude_vector", 5, mean=1.5)
+    fixed = row_lengths(a.weight.read(slice(None)) + 0.5 * parameters["a.lora_B"] @ parameters["a.lora_A"])
+    monkeypatch.setattr(numpy_ops, "row_lengths", lambda rows: fixed[:4] if len(rows) == 4 else fixed[4:])  # in blocks of 4
+    check(lambda ops, x: [ops.project(x[0], joint, norm("n", DIM) if normed else None)], [draw("x", TIME, DIM)], parameters)
 
 
 def test_project_trained() -> None:

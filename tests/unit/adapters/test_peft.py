@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from edgetune.adapters import peft
+from edgetune.adapters import folder as folder_module
 from edgetune.adapters.attach import open_adapted
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import UNUSED_IF, read_peft, write_peft
@@ -186,7 +186,7 @@ def extra(name: str, shape: tuple[int, ...] = (2, 32)) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     "name",
-    [f"base_model.model.{QUERY}.lora_magnitude_vector", "base_model.model.model.embed_tokens.lora_embedding_A",
+    [f"base_model.model.{QUERY}.lora_magnitude_vector.weight", "base_model.model.model.embed_tokens.lora_embedding_A",
      f"base_model.model.{QUERY}.lora_B.bias", "base_model.model.lm_head.weight", f"base_model.model.{QUERY}.base_layer.weight",
      f"{QUERY}.lora_A.weight", "base_model.model..lora_A.weight", f"base_model.model.{'a.' * 50}b.lora_A.weight",
      f"base_model.model.{'a' * 5000}.lora_A.weight"],
@@ -207,6 +207,37 @@ def test_a_tensor_of_another_kind_is_named(name: str, tmp_path: Path) -> None:
 def test_factors_that_do_not_belong_together(tensors: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
     config = {"r": 0} if said == "rank 0" else {}
     assert said in str(refused(folder_of(tmp_path, config, tensors)))
+
+
+def dora_tensors(**changed: np.ndarray | None) -> dict[str, np.ndarray]:
+    """A DoRA adapter's file with one module; `magnitude` is what its vector is, or None."""
+    tensors = extra(f"base_model.model.{QUERY}.lora_magnitude_vector", (32,))
+    vector = changed.get("magnitude", np.ones(32, np.float32))
+    if vector is None:
+        del tensors[f"base_model.model.{QUERY}.lora_magnitude_vector"]
+    else:
+        tensors[f"base_model.model.{QUERY}.lora_magnitude_vector"] = vector
+    return tensors
+
+
+def test_magnitudes_are_read_and_written(tmp_path: Path) -> None:
+    magnitude = np.linspace(0.5, 2, 32, dtype=np.float32)
+    lora = read_peft(folder_of(tmp_path / "theirs", {"use_dora": True}, dora_tensors(magnitude=magnitude)))
+    assert lora.is_dora and np.array_equal(lora.trained_arrays()[f"{QUERY}.lora_magnitude_vector"], magnitude)
+    (tmp_path / "ours").mkdir()
+    write_peft(tmp_path / "ours", lora)
+    assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["use_dora"] is True
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys() and all(np.array_equal(array, theirs[name]) for name, array in ours.items())
+
+
+@pytest.mark.parametrize(
+    ("use_dora", "magnitude", "said"),
+    [(True, None, "absent"), (False, np.ones(32, np.float32), "use_dora is False"), (True, np.ones(31, np.float32), "(31,)"),
+     (True, np.ones((32, 1), np.float32), "(32, 1)"), (True, np.full(32, np.inf, np.float32), "not finite"), ("yes", None, "use_dora is yes")],
+)  # fmt: skip
+def test_magnitudes_that_do_not_belong(use_dora: bool | str, magnitude: np.ndarray | None, said: str, tmp_path: Path) -> None:
+    assert said in str(refused(folder_of(tmp_path, {"use_dora": use_dora}, dora_tensors(magnitude=magnitude))))
 
 
 def test_41_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
@@ -262,7 +293,7 @@ def test_the_slowest_patterns_that_are_taken_end_soon(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_more_modules_than_any_model_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peft, "MODULES", 1)
+    monkeypatch.setattr(folder_module, "MODULES", 1)
     assert "4 tensors" in str(refused(folder_of(tmp_path)))
 
 

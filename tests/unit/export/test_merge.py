@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgetune.adapters.attach import open_adapted
+from edgetune.adapters.dora import with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import load_model
@@ -48,6 +50,24 @@ def test_the_merged_model_computes_what_base_and_adapter_compute(
     base = logits(NumpyOps({}), load_model(tiny_model), row, positions)
     np.testing.assert_allclose(merged, expected, atol=1e-4)
     assert np.abs(base - expected).max() > 0.1
+
+
+def test_the_rows_of_dora_have_their_magnitudes(tiny_model: Path, lora: LoraAdapter, tmp_path: Path) -> None:
+    """And the merged model computes what the adapted one computes."""
+    weights = WeightFolder(tiny_model)
+    dora = with_magnitudes(lora, weights.matrix)
+    one = dora.factors[QUERY]
+    assert one.magnitude is not None
+    dora = replace(dora, factors={**dora.factors, QUERY: one._replace(magnitude=one.magnitude * np.float32(1.5))})
+    (tmp_path / "adapter").mkdir()
+    write_peft(tmp_path / "adapter", dora)
+    out = merge(tiny_model, tmp_path / "adapter", tmp_path / "merged").out
+    plain = weights.floats(f"{QUERY}.weight") + np.float32(one.scale) * one.b @ one.a
+    np.testing.assert_allclose(WeightFolder(out).floats(f"{QUERY}.weight"), 1.5 * plain, rtol=1e-5, atol=1e-6)
+    row, positions = Row(np.arange(1, 40, dtype=np.int32), np.full(39, -1, np.int32), ((0, 39),)), np.arange(39)
+    adapted = open_adapted(tiny_model, tmp_path / "adapter")
+    expected = logits(NumpyOps(adapted.parameters), adapted.model, row, positions)
+    np.testing.assert_allclose(logits(NumpyOps({}), load_model(out), row, positions), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])

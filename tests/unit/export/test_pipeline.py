@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgetune.adapters.dora import with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.spec import read_spec
@@ -19,6 +20,7 @@ from edgetune.errors import AdapterError, ChildFailed, ConfigError, DiskFull, In
 from edgetune.events import Event, HopScored, Progress
 from edgetune.export import pipeline
 from edgetune.export.certificate import Certificate
+from edgetune.export.gguf_adapter import read_gguf_adapter
 from edgetune.export.held_out import HeldOut
 from edgetune.export.pipeline import ExportResult, Source, bytes_per_parameter, export, file_name
 from edgetune.files import sha256
@@ -84,6 +86,41 @@ def test_files_and_their_certificate(source: Source, tmp_path: Path) -> None:
     assert {event.stage for event in events if isinstance(event, Progress)} >= {"scoring the base", "merging", "scoring F16"}
     text = (tmp_path / "out" / "certificate.json").read_text()
     assert str(tmp_path) not in text and str(source.model) not in text
+
+
+def test_the_adapter_alone_is_proved_on_its_base(source: Source, lora: LoraAdapter, tmp_path: Path) -> None:
+    result = export(source, ["Q8_0"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)
+    names = ["certificate.json", "someone-tiny-Q8_0.gguf", "someone-tiny-adapter.gguf"]
+    assert [file.kind for file in result.files] == ["Q8_0", "adapter"] and left_in(tmp_path / "out") == names
+    hop = certificate_in(tmp_path / "out").hops[-1]
+    assert (hop.name, hop.file, hop.verdict) == ("GGUF base + adapter", names[-1], "proved") and hop.kl < 1e-3
+    back = read_gguf_adapter(tmp_path / "out" / names[-1], read_spec(source.model))
+    assert back.factors.keys() == lora.factors.keys() and back.base_model == "someone/tiny"
+
+
+def test_an_adapter_that_is_not_what_was_trained_is_refused(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halved(file: Path, adapter: LoraAdapter, spec: Any) -> None:
+        written(file, adapter.with_arrays({name: array / 2 for name, array in adapter.trained_arrays().items()}), spec)
+
+    written = pipeline.write_gguf_adapter
+    monkeypatch.setattr(pipeline, "write_gguf_adapter", halved)
+    with pytest.raises(VerificationFailed, match=r"base \+ adapter"):
+        export(source, ["F16"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)
+    assert left_in(tmp_path / "out") == ["certificate.json", "someone-tiny-F16.gguf"]
+
+
+def test_an_adapter_that_cannot_stand_alone_is_told_at_once(source: Source, lora: LoraAdapter, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no adapter here"):
+        export(replace(source, adapter=None), ["F16"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)
+    (tmp_path / "dora").mkdir()
+    write_peft(tmp_path / "dora", with_magnitudes(lora, WeightFolder(source.model).matrix))
+    dora = replace(source, adapter=tmp_path / "dora")
+    with pytest.raises(AdapterError, match="DoRA") as caught:
+        export(dora, ["F16"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)
+    assert "merge" in caught.value.hint and not (tmp_path / "out").exists()
+    assert export(dora, ["F16"], tmp_path / "out", 2, lambda _: None).files[0].hop.verdict == "proved"
 
 
 def test_a_model_without_an_adapter_is_its_own_reference(source: Source, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ import os, sys
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from pathlib import Path
 import numpy as np
+from edgetune.adapters.dora import with_magnitudes
 from edgetune.adapters.lora import new_lora
+from edgetune.backend.numpy_weights import Plain
 from edgetune.architecture.load import Source, build_model, parameter_shapes
 from edgetune.architecture.spec import read_spec
 from edgetune.backend.numpy_runner import NumpyRunner
@@ -36,11 +38,12 @@ from edgetune.hardware import peak_memory
 from edgetune.training.loss import row_loss
 from edgetune.training.optimizer import AdamW
 spec, time, recompute = read_spec(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3] == "layers"
-share = sys.argv[4] == "shared"
+share, dora = sys.argv[4] == "shared", sys.argv[5] == "dora"
 before = peak_memory()
 random = np.random.default_rng(0)
 arrays = {name: random.standard_normal(shape, np.float32) * np.float32(0.02) for name, shape in parameter_shapes(spec).items()}
 adapter = new_lora(spec, AdapterConfig(rank=8), 1, "tiny")
+adapter = with_magnitudes(adapter, lambda name: Plain(arrays[name])) if dora else adapter
 trained = adapter.trained_arrays()
 model = build_model(Source(spec, arrays=arrays), adapter.places())
 runner, optimizer = NumpyRunner(trained, 2, share_weights=share), AdamW(trained, TrainingConfig())
@@ -93,17 +96,20 @@ def load(lengths: list[int] | None = None, workers: int = 2, usable: int = PLENT
 
 
 @pytest.mark.parametrize(
-    ("recompute", "weights"), [("off", "shared"), ("off", "each"), ("layers", "shared"), ("layers", "each")]
+    ("recompute", "weights", "method"),
+    [(recompute, weights, "lora") for recompute in ("off", "layers") for weights in ("shared", "each")]
+    + [("off", "each", "dora")],
 )
-def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str, weights: str) -> None:
+def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str, weights: str, method: str) -> None:
     """Measured in a process of its own; the interpreter, which is the same for all runs, is left out of the comparison."""
     spec, time = spec_of(tmp_path), 512
-    command = [sys.executable, "-c", ONE_STEP, str(tmp_path), str(time), recompute, weights]
+    command = [sys.executable, "-c", ONE_STEP, str(tmp_path), str(time), recompute, weights, method]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     before, peak = map(int, done.stdout.split())
     stored = 4 * sum(math.prod(shape) for shape in ((spec.vocab, spec.dim),)) + 4 * 6 * 256 * (256 * 2 + 128 * 2 + 704 * 3)
-    parts = memory_parts(spec, config(time), Load([time] * 4, 2, stored, PLENTY), recompute == "layers", weights == "shared")
+    asked, load_of = config(time, method=method), Load([time] * 4, 2, stored, PLENTY)
+    parts = memory_parts(spec, asked, load_of, recompute == "layers", weights == "shared")
     planned = sum(parts.values()) - parts["interpreter"] - parts["rows"]
     assert planned == pytest.approx(peak - before, rel=0.2)
 
@@ -140,6 +146,10 @@ def test_what_is_trained_is_counted_exactly(tmp_path: Path) -> None:
     for layers in ("all", 2):
         adapter = AdapterConfig(rank=8, layers=layers, targets=["q_proj", "down_proj"])
         assert trained_parameters(spec, adapter) == new_lora(spec, adapter, 1, "tiny").parameters
+        dora = AdapterConfig(method="dora", rank=8, layers=layers, targets=["q_proj", "down_proj"])
+        per_layer = spec.linear_shape("q_proj")[0] + spec.linear_shape("down_proj")[0]
+        lengths = per_layer * (spec.layers if layers == "all" else 2)
+        assert trained_parameters(spec, dora) == trained_parameters(spec, adapter) + lengths
     whole = trained_parameters(spec, AdapterConfig(method="full"))
     assert whole == spec.parameters + (2 * spec.layers + 1) * spec.dim
 

@@ -43,6 +43,22 @@ def test_updates_are_those_of_the_paper(settings: dict[str, Any]) -> None:
     assert optimizer.updates == 12
 
 
+def test_lora_plus_is_another_rate_for_b_and_for_vectors() -> None:
+    """As if B and the magnitude were trained at four times the rate; decay goes with the rate."""
+    random, config = np.random.default_rng(3), TrainingConfig(weight_decay=0.1)
+    shapes = {"x.lora_A": (2, 5), "x.lora_B": (4, 2), "x.lora_magnitude_vector": (4,)}
+    start = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    steps = [{name: random.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]
+    made: dict[tuple[float, float], dict[str, np.ndarray]] = {}
+    for ratio, rate in ((4.0, 1e-2), (1.0, 1e-2), (1.0, 4e-2)):
+        made[ratio, rate] = {name: array.copy() for name, array in start.items()}
+        optimizer = AdamW(made[ratio, rate], config, ratio)
+        for gradients in steps:
+            optimizer.update({name: array.copy() for name, array in gradients.items()}, rate)
+    for name, array in made[4.0, 1e-2].items():
+        np.testing.assert_array_equal(array, made[1.0, 1e-2 if name == "x.lora_A" else 4e-2][name])
+
+
 def test_the_scale_of_clipping_scales_the_gradients() -> None:
     random = np.random.default_rng(1)
     gradient = random.normal(0, 1, (4, 4)).astype(np.float32)

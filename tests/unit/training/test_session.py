@@ -14,6 +14,7 @@ import pytest
 from random_model import write_model
 
 from edgetune.adapters.attach import open_adapted
+from edgetune.adapters.mlx_lm import write_mlx_lm
 from edgetune.adapters.peft import read_peft
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import WeightFolder
@@ -157,6 +158,7 @@ def refused(trainer: Trainer, kind: type[Exception], said: str, **settings: Any)
 def test_what_cannot_be_is_refused_before_anything_is_written(trainer: Trainer, tmp_path: Path) -> None:
     refused(trainer, ConfigError, "random", adapter__init_from="random")
     refused(trainer, ConfigError, "init_from", adapter__method="full", adapter__init_from=str(tmp_path))
+    refused(trainer, ConfigError, "rate_ratio", adapter__method="full", adapter__rate_ratio=2.0)
     refused(trainer, ConfigError, "samples needs a tokenizer", checks__samples=["Hi"])
     refused(trainer, AdapterError, r"adapter\.layers is 4, the model has 3", adapter__layers=4)
     refused(trainer, AdapterError, "no adapter_config", adapter__init_from=str(tmp_path))
@@ -369,10 +371,12 @@ def test_samples_are_answered_at_every_validation(tiny_model: Path, rows: Path, 
 # ---- starting from something else --------------------------------------------------------------------------------------
 
 
-def test_an_adapter_may_be_trained_further_from_its_folder_or_its_run(trainer: Trainer) -> None:
+def test_an_adapter_may_be_trained_further_from_its_folder_its_run_or_mlx_lms_form(trainer: Trainer) -> None:
     first = trainer.train(adapter__rank=3)
     settings: dict[str, Any] = {"training__steps": 1, "training__rate": 1e-12}
-    for place in (first.folder, first.folder / "adapter"):
+    (trainer.place / "mlx").mkdir()
+    write_mlx_lm(trainer.place / "mlx", read_peft(first.folder / "adapter"))
+    for place in (first.folder, first.folder / "adapter", trainer.place / "mlx"):
         told = trainer.train(adapter__init_from=str(place), **settings)
         before, after = (read_peft(run.folder / "adapter").trained_arrays() for run in (first, told))
         assert all(np.allclose(before[name], after[name], atol=1e-9) for name in before)
@@ -384,6 +388,47 @@ def test_an_adapter_of_another_base_is_refused(trainer: Trainer, tmp_path: Path)
     write_model(tmp_path / "other", {**CONFIG, "hidden_size": 8, "num_attention_heads": 2}, 1)
     other = Trainer(tmp_path / "other", trainer.rows, tmp_path / "others").train()
     refused(trainer, AdapterError, "made for another base", adapter__init_from=str(other.folder / "adapter"))
+
+
+def test_dora_begins_where_lora_does_and_learns_lengths_too(trainer: Trainer) -> None:
+    told = {method: trainer.train(adapter__method=method, training__seed=3) for method in ("lora", "dora")}
+    first = {method: run.of(ValidationFinished)[0].loss for method, run in told.items()}
+    assert first["dora"] == pytest.approx(first["lora"], rel=1e-6)
+    assert told["dora"].losses[-1] != pytest.approx(told["lora"].losses[-1], rel=1e-4)
+    adapter, weights = read_peft(told["dora"].folder / "adapter"), WeightFolder(trainer.base)
+    assert adapter.is_dora and not read_peft(told["lora"].folder / "adapter").is_dora
+    for path, factors in adapter.factors.items():
+        begun = np.linalg.norm(weights.floats(f"{path}.weight"), axis=1)
+        assert factors.magnitude is not None and 0 < np.abs(factors.magnitude - begun).max() < 0.2
+
+
+def test_dora_goes_on_from_lora_but_not_the_other_way(trainer: Trainer) -> None:
+    lora = trainer.train()
+    still: dict[str, Any] = {"training__steps": 1, "training__rate": 1e-12}
+    dora = trainer.train(adapter__method="dora", adapter__init_from=str(lora.folder), **still)
+    best = min(event.loss for event in lora.of(ValidationFinished))
+    assert dora.of(ValidationFinished)[0].loss == pytest.approx(best, rel=1e-5)
+    again = trainer.train(adapter__method="dora", adapter__init_from=str(dora.folder), **still)
+    assert again.of(ValidationFinished)[0].loss == pytest.approx(best, rel=1e-5)
+    other = Trainer(trainer.base, trainer.rows, trainer.place / "other")
+    refused(other, ConfigError, "adapter of DoRA", adapter__init_from=str(dora.folder))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dora_resumes_bit_for_bit(trainer: Trainer, dropout: float) -> None:
+    settings: dict[str, Any] = {"adapter__method": "dora", "adapter__dropout": dropout, "adapter__rate_ratio": 4.0}
+    whole, folder = trainer.train(**settings), trainer.stopped(3, **settings)
+    told = trainer.resume(folder)
+    assert told.finished is not None and told.weights == whole.weights
+
+
+def test_the_rate_ratio_raises_the_rate_of_b_alone(trainer: Trainer) -> None:
+    """Adam's first update is the rate in size, whatever the gradient."""
+    moved: dict[float, float] = {}
+    for ratio in (1.0, 16.0):
+        told = trainer.train(adapter__rate_ratio=ratio, training__steps=1, training__weight_decay=0.0)
+        moved[ratio] = max(np.abs(one.b).max() for one in read_peft(told.folder / "adapter").factors.values())
+    assert moved[1.0] == pytest.approx(1e-2, rel=1e-3) and moved[16.0] == pytest.approx(0.16, rel=1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16"), (None, "F32")])
