@@ -1,24 +1,28 @@
 """DoRA's magnitudes (arXiv:2402.09353) at their beginning: the lengths that the adapted rows have anyway."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors
+from edgetune.architecture.transformer import Model
 from edgetune.backend.dora import row_lengths
 from edgetune.backend.numpy_weights import FrozenMatrix
 
 BLOCK = 256  # rows that are in memory as floats at once
 
 
-def with_magnitudes(adapter: LoraAdapter, matrix: Callable[[str], FrozenMatrix]) -> LoraAdapter:
-    """The same adapter as one of DoRA that computes the same. `matrix` gives a weight of the base by its name."""
+def matrices_of(model: Model) -> dict[str, FrozenMatrix]:
+    """The linear layers' weights by module path, in the precision that is computed with."""
+    joints = [joint for each in model.layers for joint in (each.query_key_value, each.output, each.gate_up, each.down)]
+    return {part.name: part.weight for joint in joints for part in joint.parts}
 
-    def begun(path: str, factors: LoraFactors) -> LoraFactors:
-        return factors._replace(magnitude=lengths(matrix(f"{path}.weight"), factors))
 
-    return replace(adapter, factors={path: begun(path, factors) for path, factors in adapter.factors.items()})
+def with_magnitudes(adapter: LoraAdapter, matrices: Mapping[str, FrozenMatrix]) -> LoraAdapter:
+    """The same adapter as one of DoRA that computes the same on weights of these module paths."""
+    begun = {path: factors._replace(magnitude=lengths(matrices[path], factors)) for path, factors in adapter.factors.items()}
+    return replace(adapter, factors=begun)
 
 
 def lengths(weight: FrozenMatrix, factors: LoraFactors) -> Floats:

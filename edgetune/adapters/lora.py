@@ -46,9 +46,9 @@ class LoraAdapter:
                 arrays[f"{path}.lora_magnitude_vector"] = factors.magnitude
         return arrays
 
-    def places(self, dropout: float = 0.0) -> dict[str, Adapter]:
-        """Where the model carries them."""
-        return {path: Adapter(each.scale, dropout, each.magnitude is not None) for path, each in self.factors.items()}
+    def places(self, dropout: float = 0.0, dora: bool = False) -> dict[str, Adapter]:
+        """Where the model carries them. `dora`: also those that have no magnitude yet are to have one."""
+        return {path: Adapter(each.scale, dropout, dora or each.magnitude is not None) for path, each in self.factors.items()}
 
     def with_arrays(self, arrays: Mapping[str, Floats]) -> "LoraAdapter":
         """The same adapter with other numbers, under the names of `trained_arrays`."""

@@ -161,7 +161,9 @@ def write_mlx_lm(folder: Path, adapter: LoraAdapter, model_layers: int | None = 
         AdapterError: some modules have a magnitude and some have none, or a scale cannot be folded.
     """
     if adapter.is_dora and any(factors.magnitude is None for factors in adapter.factors.values()):
-        raise AdapterError("has magnitudes in some modules only", hint="mlx-lm knows DoRA in all modules or in none: merge it")
+        raise AdapterError(
+            "the adapter has magnitudes in some modules only", hint="mlx-lm knows DoRA in all modules or in none: merge it"
+        )
     one = with_one_rank(with_one_scale(adapter))
     numbers = layers_of(one.factors)
     config = {

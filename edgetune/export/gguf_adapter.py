@@ -16,7 +16,8 @@ from edgetune.adapters.folder import LARGEST_SCALE, check_tensors, check_whole, 
 from edgetune.adapters.folding import folded
 from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors
 from edgetune.architecture.spec import ModelSpec
-from edgetune.architecture.weights import STORED, from_bfloat16
+from edgetune.architecture.tensor_info import ITEM_SIZES, STORED
+from edgetune.architecture.weights import from_bfloat16
 from edgetune.errors import AdapterError, InputError
 from edgetune.export.gguf_file import PlacedTensor, header, padding
 from edgetune.export.gguf_header import GgufHeader, GgufTensor, read_gguf_header
@@ -87,16 +88,18 @@ def place_modules(adapter: LoraAdapter, spec: ModelSpec) -> dict[str, NamedTenso
         AdapterError: there is none, it is of another shape, or the change is none that llama.cpp can make.
     """
     if adapter.is_dora:
-        raise AdapterError("is one of DoRA, which llama.cpp cannot add to a model that it has open", hint=MERGE)
+        raise AdapterError("the adapter is one of DoRA, which llama.cpp cannot add to an open model", hint=MERGE)
     known = {tensor.source: tensor for tensor in named_tensors(spec)}
     placed: dict[str, NamedTensor] = {}
     for path, factors in adapter.factors.items():
         tensor = known.get(f"{path}.weight")
         if tensor is None and path == "lm_head" and spec.tied:
-            raise AdapterError("changes lm_head, which is the embedding in this model and no tensor of its GGUF", hint=MERGE)
+            raise AdapterError(
+                "the adapter changes lm_head, which is the embedding in this model and no tensor of its GGUF", hint=MERGE
+            )
         if tensor is None:
             hint = f"{MERGE}; or it was made for another base"
-            raise AdapterError(f"changes {clean(path)}, for which llama.cpp's graph has no tensor", hint=hint)
+            raise AdapterError(f"the adapter changes {clean(path)}, for which llama.cpp's graph has no tensor", hint=hint)
         shape = (len(factors.b), factors.a.shape[1])
         if shape != tensor.shape:
             message = f"{path} is {tensor.shape} here, {shape} there"
@@ -130,7 +133,7 @@ def read_gguf_adapter(file: Path, spec: ModelSpec) -> LoraAdapter:
     arrays: dict[str, Floats] = {}
     for name, tensor in opened.tensors.items():
         base, _, leaf = name.rpartition(".")
-        if base not in known or leaf not in ("lora_a", "lora_b") or tensor.kind not in STORED:
+        if base not in known or leaf not in ("lora_a", "lora_b") or tensor.kind not in ITEM_SIZES:
             message = f"holds {clean(name)[:80]} of type {tensor.kind}, which is not supported for this base"
             raise AdapterError(message, file=file, hint="supported: LoRA on linear layers in F32, F16 and BF16")
         arrays[name] = read_tensor(file, tensor)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edgetune.adapters.dora import with_magnitudes
+from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
 from edgetune.adapters.open import open_adapter
 from edgetune.adapters.peft import write_peft
@@ -22,6 +22,7 @@ from edgetune.architecture.load import Source, build_model, check_shapes, parame
 from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import ModelSpec, read_spec
+from edgetune.architecture.transformer import Model
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.numpy_runner import NumpyRunner
 from edgetune.config import RunConfig, load, to_toml
@@ -270,9 +271,8 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         parameters = trained_copy(spec, prepared.weights, config.training.seed)
         model = build_model(Source(spec, arrays=parameters), {})
     else:
-        adapter = start_adapter(prepared)
+        adapter, model = start_adapted(prepared, base_source(prepared, on_event))
         parameters = adapter.trained_arrays()
-        model = build_model(base_source(prepared, on_event), adapter.places(config.adapter.dropout))
     order = StepOrder(prepared.lengths, config)
     valid_order = BatchOrder(
         [len(example.ids) for example in prepared.valid],
@@ -326,25 +326,29 @@ def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:
     return hashlib.sha256("\n".join([repr(prepared.spec), weights, *scales]).encode()).hexdigest()
 
 
+def start_adapted(prepared: Prepared, source: Source) -> tuple[LoraAdapter, Model]:
+    """The adapter as it begins, and the model that carries it. DoRA begins with the lengths that rows have anyway."""
+    adapter, config = start_adapter(prepared), prepared.config.adapter
+    model = build_model(source, adapter.places(config.dropout, dora=config.method == "dora"))
+    if config.method == "dora" and not adapter.is_dora:
+        adapter = with_magnitudes(adapter, matrices_of(model))
+    return adapter, model
+
+
 def start_adapter(prepared: Prepared) -> LoraAdapter:
-    """A new adapter, or the one that the config starts from; with DoRA, magnitudes under which it computes the same.
+    """A new adapter, or the one that the config starts from.
 
     Raises:
         ConfigError: the one to start from has magnitudes, and method lora trains none.
     """
     config = prepared.config
     if not config.adapter.init_from:
-        adapter = new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
-    else:
-        given = open_adapter(Path(config.adapter.init_from))
-        check_fits(given, prepared.spec)
-        adapter = LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora)
-    if config.adapter.method != "dora":
-        if adapter.is_dora:
-            raise ConfigError("adapter.init_from is an adapter of DoRA", hint='set adapter.method = "dora"')
-        return adapter
-    assert prepared.weights is not None
-    return adapter if adapter.is_dora else with_magnitudes(adapter, prepared.weights.matrix)
+        return new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
+    given = open_adapter(Path(config.adapter.init_from))
+    check_fits(given, prepared.spec)
+    if given.is_dora and config.adapter.method != "dora":
+        raise ConfigError("adapter.init_from is an adapter of DoRA", hint='set adapter.method = "dora"')
+    return LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora)
 
 
 def base_name(model: str) -> str:

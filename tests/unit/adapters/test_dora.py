@@ -33,12 +33,10 @@ def test_magnitudes_begin_as_the_lengths_that_rows_have() -> None:
     """In blocks, from a matrix in half precision, on an adapter that has learned already."""
     weight = np.random.default_rng(0).normal(0, 1, (600, 8)).astype(np.float32)
     lora, half = module(weight), BFloat16(to_bfloat16(weight))
-    dora, one = with_magnitudes(lora, lambda name: {"x.weight": half}[name]), lora.factors["x"]
+    dora, one = with_magnitudes(lora, {"x": half}), lora.factors["x"]
     expected = np.linalg.norm(half.read(slice(None)) + 2 * one.b @ one.a, axis=1)
     np.testing.assert_allclose(dora.factors["x"].magnitude, expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        play(weight, with_magnitudes(lora, lambda _: Plain(weight)))[0], play(weight, lora)[0], atol=1e-4
-    )
+    np.testing.assert_allclose(play(weight, with_magnitudes(lora, {"x": Plain(weight)}))[0], play(weight, lora)[0], atol=1e-4)
 
 
 def test_a_row_of_zeros_stays_zero_and_nothing_becomes_infinite() -> None:
@@ -46,7 +44,7 @@ def test_a_row_of_zeros_stays_zero_and_nothing_becomes_infinite() -> None:
     weight[2] = 0
     lora = module(weight)
     zero = lora.factors["x"]._replace(b=np.zeros((6, 2), np.float32))
-    dora = with_magnitudes(replace(lora, factors={"x": zero}), lambda _: Plain(weight))
+    dora = with_magnitudes(replace(lora, factors={"x": zero}), {"x": Plain(weight)})
     y, gradients = play(weight, dora)
     assert not y[:, 2].any() and np.isfinite(y).all() and all(np.isfinite(array).all() for array in gradients.values())
     assert dora.factors["x"].magnitude is not None and dora.factors["x"].magnitude[2] == 0

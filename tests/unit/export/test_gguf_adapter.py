@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgetune.adapters.dora import with_magnitudes
+from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.mlx_lm import read_mlx_lm, write_mlx_lm
 from edgetune.adapters.peft import read_peft, write_peft
+from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import ModelSpec, read_spec
-from edgetune.architecture.weights import WeightFolder
 from edgetune.errors import AdapterError, InputError, ModelError
 from edgetune.export.gguf_adapter import read_gguf_adapter, side_by_side, write_gguf_adapter
 from edgetune.export.gguf_names import interleave
@@ -171,9 +171,9 @@ def refused(adapter: LoraAdapter, spec: ModelSpec, place: Path) -> AdapterError:
 
 def test_what_llama_cpp_cannot_add_is_to_be_merged(spec: ModelSpec, tiny_model: Path, tmp_path: Path) -> None:
     adapter = three([1, 1, 1], [1.0] * 3)
-    weights = WeightFolder(tiny_model)
+    matrices = matrices_of(load_model(tiny_model))
     for other, said in (
-        (with_magnitudes(adapter, weights.matrix), "DoRA"),
+        (with_magnitudes(adapter, matrices), "DoRA"),
         (LoraAdapter({"lm_head": adapter.factors[QUERY]}), "lm_head, which is the embedding"),
         (LoraAdapter({"model.layers.0.self_attn.qkv_proj": adapter.factors[QUERY]}), "qkv_proj"),
     ):

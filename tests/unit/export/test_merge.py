@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgetune.adapters.attach import open_adapted
-from edgetune.adapters.dora import with_magnitudes
+from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import load_model
@@ -55,7 +55,7 @@ def test_the_merged_model_computes_what_base_and_adapter_compute(
 def test_the_rows_of_dora_have_their_magnitudes(tiny_model: Path, lora: LoraAdapter, tmp_path: Path) -> None:
     """And the merged model computes what the adapted one computes."""
     weights = WeightFolder(tiny_model)
-    dora = with_magnitudes(lora, weights.matrix)
+    dora = with_magnitudes(lora, matrices_of(load_model(tiny_model)))
     one = dora.factors[QUERY]
     assert one.magnitude is not None
     dora = replace(dora, factors={**dora.factors, QUERY: one._replace(magnitude=one.magnitude * np.float32(1.5))})

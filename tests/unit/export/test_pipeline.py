@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgetune.adapters.dora import with_magnitudes
+from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
+from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import WeightFolder, save_arrays
 from edgetune.errors import AdapterError, ChildFailed, ConfigError, DiskFull, InputError, VerificationFailed
@@ -115,7 +116,7 @@ def test_an_adapter_that_cannot_stand_alone_is_told_at_once(source: Source, lora
     with pytest.raises(ConfigError, match="no adapter here"):
         export(replace(source, adapter=None), ["F16"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)
     (tmp_path / "dora").mkdir()
-    write_peft(tmp_path / "dora", with_magnitudes(lora, WeightFolder(source.model).matrix))
+    write_peft(tmp_path / "dora", with_magnitudes(lora, matrices_of(load_model(source.model))))
     dora = replace(source, adapter=tmp_path / "dora")
     with pytest.raises(AdapterError, match="DoRA") as caught:
         export(dora, ["F16"], tmp_path / "out", 2, lambda _: None, adapter_gguf=True)

@@ -43,7 +43,7 @@ before = peak_memory()
 random = np.random.default_rng(0)
 arrays = {name: random.standard_normal(shape, np.float32) * np.float32(0.02) for name, shape in parameter_shapes(spec).items()}
 adapter = new_lora(spec, AdapterConfig(rank=8), 1, "tiny")
-adapter = with_magnitudes(adapter, lambda name: Plain(arrays[name])) if dora else adapter
+adapter = with_magnitudes(adapter, {p: Plain(arrays[p + ".weight"]) for p in adapter.factors}) if dora else adapter
 trained = adapter.trained_arrays()
 model = build_model(Source(spec, arrays=arrays), adapter.places())
 runner, optimizer = NumpyRunner(trained, 2, share_weights=share), AdamW(trained, TrainingConfig())

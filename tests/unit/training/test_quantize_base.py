@@ -14,7 +14,7 @@ from edgetune.architecture.load import load_model
 from edgetune.backend.numpy_weights import Quantized
 from edgetune.config import QuantizeBase, convert
 from edgetune.errors import CheckpointError, ConfigError, StoppedEarly
-from edgetune.events import Event, Progress, RunFinished, StepFinished
+from edgetune.events import Event, Progress, RunFinished, StepFinished, ValidationFinished
 from edgetune.training import session
 from edgetune.training.session import Resources, prepare
 
@@ -99,6 +99,15 @@ def test_the_base_is_packed_and_what_is_trained_is_not(runner: Runner) -> None:
     joints = [joint for layer in run.model.layers for joint in (layer.query_key_value, layer.output, layer.gate_up, layer.down)]
     assert all(isinstance(part.weight, Quantized) and part.weight.packing.bits == 4 for joint in joints for part in joint.parts)
     assert all(array.dtype == np.float32 for array in run.parameters.values())
+
+
+def test_dora_begins_with_the_lengths_of_the_packed_rows(runner: Runner) -> None:
+    """So that it computes at first what LoRA computes on the same packed weights."""
+    first: dict[str, float] = {}
+    for method in ("lora", "dora"):
+        runner.train(method, "4bit", method=method)
+        first[method] = next(event.loss for event in runner.events if isinstance(event, ValidationFinished))
+    assert first["dora"] == pytest.approx(first["lora"], rel=1e-6)
 
 
 @pytest.mark.parametrize("at", [1, 4])
