@@ -28,6 +28,8 @@ class Architecture(NamedTuple):
     mlp_bias: bool = False
     free_head_dim: bool = True  # heads * head_dim may differ from dim
     counts_vocab: bool = False  # the converter writes vocab_size and rope.dimension_count for it
+    unturned_every: int = 0  # every layer of that number turns nothing; 0: all turn
+    own_scales: bool = False  # it reads the multipliers of Granite
 
 
 LLAMA = Architecture("llama", interleaved=True, llama3_rope=True, output_bias=True, mlp_bias=True, counts_vocab=True)
@@ -36,6 +38,8 @@ ARCHITECTURES = {
     "mistral": LLAMA,
     "qwen2": Architecture("qwen2", free_head_dim=False),
     "qwen3": Architecture("qwen3"),
+    "smollm3": Architecture("smollm3", interleaved=True, counts_vocab=True, unturned_every=4),
+    "granite": LLAMA._replace(name="granite", llama3_rope=False, own_scales=True),
 }
 
 
@@ -58,21 +62,28 @@ def architecture_of(spec: ModelSpec) -> Architecture:
     architecture = ARCHITECTURES.get(spec.family)
     if architecture is None:
         raise UnsupportedFamily(f"{spec.family} has no GGUF form here", hint="exported families: " + ", ".join(ARCHITECTURES))
-    missing = [
-        what
-        for what, lacks in {
-            "a bias on the attention's output": spec.output_bias and not architecture.output_bias,
-            "biases in the MLP": spec.mlp_bias and not architecture.mlp_bias,
-            f"heads of {spec.head_dim}": spec.heads * spec.head_dim != spec.dim and not architecture.free_head_dim,
-            f"rotation of {spec.rope.dim} of {spec.head_dim} dimensions": spec.rope.dim != spec.head_dim,
-            f"{spec.rope.kind} rotation": not can_rotate(architecture, spec.rope),
-        }.items()
-        if lacks
-    ]
+    missing = [what for what, lacks in lacking(architecture, spec).items() if lacks]
     if missing:
         message = f"llama.cpp's {architecture.name} graph has no {', no '.join(missing)}"
         raise ModelError(message, hint="this model can be trained and merged, but not exported to GGUF")
     return architecture
+
+
+def lacking(architecture: Architecture, spec: ModelSpec) -> dict[str, bool]:
+    """What a model may have, and whether it has it and the graph does not."""
+    every = architecture.unturned_every
+    turned = [spec.head_shape(layer).rope is not None for layer in range(spec.layers)]
+    assumed = [not every or (layer + 1) % every != 0 for layer in range(spec.layers)]
+    return {
+        "bias on the attention's output": spec.output_bias and not architecture.output_bias,
+        "biases in the MLP": spec.mlp_bias and not architecture.mlp_bias,
+        f"heads of {spec.head_dim}": spec.heads * spec.head_dim != spec.dim and not architecture.free_head_dim,
+        f"rotation of {spec.rope.dim} of {spec.head_dim} dimensions": spec.rope.dim != spec.head_dim,
+        f"{spec.rope.kind} rotation": not can_rotate(architecture, spec.rope),
+        "such choice of layers without rotation": turned != assumed,
+        f"attention scale of {spec.query_scale:g}": not architecture.own_scales and spec.query_scale != spec.head_dim**-0.5,
+        "multipliers of Granite's": not architecture.own_scales and (spec.residual_scale, spec.logit_scale) != (1, 1),
+    }
 
 
 def can_rotate(architecture: Architecture, rope: Rope) -> bool:
@@ -124,6 +135,9 @@ def hyperparameters(spec: ModelSpec) -> Metadata:
         "rope.freq_base": spec.rope.base,
         **rope_scaling(spec.rope),
     }
+    if architecture.own_scales:
+        values |= {"attention.scale": spec.query_scale, "embedding_scale": spec.embedding_scale}
+        values |= {"residual_scale": spec.residual_scale, "logit_scale": 1 / spec.logit_scale}
     if architecture.counts_vocab:
         values |= {"vocab_size": spec.vocab, "rope.dimension_count": spec.rope.dim}
     return {f"{architecture.name}.{key}": value for key, value in values.items()}

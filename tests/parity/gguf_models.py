@@ -201,6 +201,8 @@ CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "granite": "GraniteForCausalLM",
 }
 
 
@@ -243,6 +245,7 @@ LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.125, "residual_multiplier": 0.22, "logits_scaling": 6.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 ALL = ("F32", "F16", "BF16", "Q8_0")
 CASES = {
@@ -278,6 +281,28 @@ CASES = {
         {"head_dim": 32, "tie_word_embeddings": True, "rope_parameters": {**YARN, "rope_theta": 1e6}},
     ),
     "qwen3-untied": Case("qwen3", "qwen2", "F16", ("F16",), {"head_dim": 16}),
+    "smollm3-tied": Case(
+        "smollm3",
+        "smaug-bpe",
+        "BF16",
+        ("BF16", "Q8_0"),
+        {"tie_word_embeddings": True, "num_hidden_layers": 5, "rope_theta": 5e6},
+    ),
+    "smollm3-untied-window": Case(
+        "smollm3",
+        "llama-bpe",
+        "F32",
+        ("F16",),
+        {"num_hidden_layers": 4, "head_dim": 32, "use_sliding_window": True, "sliding_window": 32},
+    ),
+    "granite-tied": Case("granite", "smollm", "BF16", ALL, {**GRANITE, "tie_word_embeddings": True}),
+    "granite-biases": Case(
+        "granite",
+        "gpt-2",
+        "F16",
+        ("F16",),
+        {**GRANITE, "attention_bias": True, "mlp_bias": True, "rope_theta": 5e5},
+    ),
     "stories260K": Case("llama", "asset", "F32", ALL, asset="weights/stories260K-hf"),
     "qwen2.5-tokenizer": Case(
         "qwen2",

@@ -1,6 +1,6 @@
 """Makes fixtures/transformers.json: what transformers computes for random tiny models of every switch.
 
-Run it by hand where torch and transformers are installed (5.23 and torch 2.13 made what is stored):
+Run it by hand where torch and transformers are installed (5.24 and torch 2.13 made what is stored):
 
     python tests/parity/make_transformers_fixtures.py
 
@@ -24,6 +24,9 @@ SEED = 11
 LENGTHS = (10, 40)  # the long one exceeds every sliding window and every original length below
 FILE = Path(__file__).parent / "fixtures" / "transformers.json"
 
+CLASSES = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "granite": "Granite",
+}  # fmt: skip
 BASE = dict(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
@@ -97,6 +100,28 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3-untied-bias": case("qwen3", head_dim=16, attention_bias=True),
     "qwen3-window": case("qwen3", head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=2),
     "qwen3-default-head-dim": case("qwen3", num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2),
+    "smollm3": case("smollm3", tied=True, num_hidden_layers=4, theta=5e6),
+    "smollm3-interval": case("smollm3", no_rope_layer_interval=2, head_dim=16),
+    "smollm3-list": case("smollm3", no_rope_layers=[0, 1, 1], mlp_bias=True),
+    # Where nothing turns, attention does not feel a bias of the keys: all layers turn.
+    "smollm3-biases": case("smollm3", no_rope_layers=[1, 1, 1], attention_bias=True, mlp_bias=True),
+    "smollm3-window": case("smollm3", use_sliding_window=True, sliding_window=8, no_rope_layer_interval=2),
+    "smollm3-layer-types": case(
+        "smollm3", use_sliding_window=True, sliding_window=8, no_rope_layers=[1, 0, 1],
+        layer_types=["full_attention", "full_attention", "sliding_attention"],
+    ),
+    "granite": case(
+        "granite", tied=True, embedding_multiplier=12.0, attention_multiplier=0.125, residual_multiplier=0.22,
+        logits_scaling=3.0,
+    ),
+    "granite-embedding": case("granite", embedding_multiplier=12),
+    "granite-attention": case("granite", attention_multiplier=0.05),
+    "granite-residual": case("granite", residual_multiplier=0.22),
+    "granite-logits": case("granite", logits_scaling=8.0),
+    "granite-all-ones": case("granite"),
+    "granite-biases-llama3": case(
+        "granite", attention_multiplier=0.25, attention_bias=True, mlp_bias=True, head_dim=16, theta=500.0, rope=LLAMA3
+    ),
 }  # fmt: skip
 
 
@@ -105,9 +130,9 @@ def version_4(case: dict[str, Any]) -> dict[str, Any]:
     scaling = dict(case["rope"]) or None
     if scaling and scaling["rope_type"] in ("linear", "dynamic"):
         scaling["type"] = scaling.pop("rope_type")  # the older of its two spellings
-    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    family = case["values"]["model_type"]
     return {
-        "architectures": [f"{names[case['values']['model_type']]}ForCausalLM"],
+        "architectures": [f"{CLASSES[family]}ForCausalLM"],
         **case["values"],
         "hidden_act": "silu",
         "rope_theta": case["theta"],

@@ -38,6 +38,14 @@ CASES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention", "full_attention"],
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 8},
+    "smollm3": {
+        "model_type": "smollm3", "no_rope_layers": [1, 0, 0], "use_sliding_window": True, "sliding_window": 5,
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+    },
+    "granite": {
+        "model_type": "granite", "embedding_multiplier": 6.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
 }  # fmt: skip
 LENGTH = 30
 

@@ -65,7 +65,8 @@ def test_what_a_small_config_leaves_unsaid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "qkv_bias", "output_bias", "query_key_norm", "head_dim", "window"),
     [("llama", False, False, False, 8, None), ("mistral", False, False, False, 8, 4096),
-     ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None)],
+     ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None),
+     ("smollm3", False, False, False, 8, None), ("granite", False, False, False, 8, None)],
 )  # fmt: skip
 def test_each_family_implies_its_switches(
     family: str, qkv_bias: bool, output_bias: bool, query_key_norm: bool, head_dim: int, window: int | None, tmp_path: Path
@@ -93,6 +94,39 @@ def test_windows_begin_at_max_window_layers_or_are_named_layer_by_layer(tmp_path
     assert spec_of(tmp_path, {**used, "layer_types": kinds}).windows == (5, None, 5, None)
     assert "layer_types" in refused(tmp_path, {**used, "layer_types": kinds[:3]}).message
     assert "linear_attention" in refused(tmp_path, {**used, "layer_types": [*kinds[:3], "linear_attention"]}).message
+
+
+SMOLLM3 = {**LLAMA, "model_type": "smollm3", "sliding_window": 6}
+
+
+def turned(spec: ModelSpec) -> list[bool]:
+    return [spec.head_shape(layer).rope is not None for layer in range(spec.layers)]
+
+
+def test_smollm3_does_not_turn_every_fourth_layer_or_those_that_are_named(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, SMOLLM3)
+    assert turned(spec) == [True, True, True, False] and spec.tied and spec.rope.base == 2e6
+    assert spec.head_shape(0).rope == spec.rope and spec.windows == (None,) * 4  # not in use
+    assert turned(spec_of(tmp_path, {**SMOLLM3, "no_rope_layer_interval": 2})) == [True, False, True, False]
+    named = {**SMOLLM3, "no_rope_layers": [0, 1, 1, 0, 1], "use_sliding_window": True}
+    assert turned(spec_of(tmp_path, named)) == [False, True, True, False]
+    assert spec_of(tmp_path, named).windows == (6, None, None, 6)
+    kinds = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
+    assert spec_of(tmp_path, {**named, "layer_types": kinds}).windows == (None, 6, None, None)
+    for wrong in ([1, 0, 1], [1, 0, 2, 1], "1111", [None] * 4):
+        assert "no_rope_layers" in refused(tmp_path, {**SMOLLM3, "no_rope_layers": wrong}).message
+
+
+def test_granite_s_multipliers(tmp_path: Path) -> None:
+    granite = {**LLAMA, "model_type": "granite"}
+    plain = spec_of(tmp_path, granite)
+    assert (plain.query_scale, plain.embedding_scale, plain.residual_scale, plain.logit_scale) == (1, 1, 1, 1)
+    given = {"attention_multiplier": 0.25, "embedding_multiplier": 12, "residual_multiplier": 0.5, "logits_scaling": 8}
+    spec = spec_of(tmp_path, {**granite, **given})
+    assert (spec.query_scale, spec.embedding_scale, spec.residual_scale, spec.logit_scale) == (0.25, 12, 0.5, 1 / 8)
+    for key in given:
+        for wrong in (0, -1.0, "1", math.inf):
+            assert key in refused(tmp_path, {**granite, key: wrong}).message
 
 
 def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -191,7 +225,19 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-KEYS = [*LLAMA, "rope_theta", "rope_scaling", "rope_parameters", "head_dim", "sliding_window", "layer_types", "text_config"]
+KEYS = [
+    *LLAMA,
+    "no_rope_layers",
+    "logits_scaling",
+    "attention_multiplier",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "head_dim",
+    "sliding_window",
+    "layer_types",
+    "text_config",
+]
 
 
 @given(changed=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), family=st.sampled_from(SUPPORTED_FAMILIES))

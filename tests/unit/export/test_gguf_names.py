@@ -26,6 +26,8 @@ SPEC = ModelSpec(
     windows=(None, None),
 )
 QWEN3 = replace(SPEC, family="qwen3", query_key_norm=True)
+SMOLLM3 = replace(SPEC, family="smollm3", layers=4, windows=(None,) * 4, layer_ropes=(SPEC.rope, SPEC.rope, SPEC.rope, None))
+GRANITE = replace(SPEC, family="granite", attention_scale=0.125, residual_scale=0.25, embedding_scale=12.0, logit_scale=1 / 6)
 LLAMA3 = Rope(16, kind="llama3", factor=8, original_positions=64, low_freq_factor=1, high_freq_factor=4)
 
 
@@ -55,6 +57,15 @@ def test_biases_and_head_norms() -> None:
         (replace(QWEN3, output_bias=True, qkv_bias=True), "bias on the attention's output"),
         (replace(SPEC, family="qwen2", head_dim=32, rope=Rope(32)), "heads of 32"),
         (replace(SPEC, family="qwen2", mlp_bias=True), "biases in the MLP"),
+        (replace(SMOLLM3, layer_ropes=(SPEC.rope, None) * 2), "such choice of layers without rotation"),
+        (replace(SMOLLM3, layer_ropes=()), "such choice of layers without rotation"),
+        (replace(SPEC, layer_ropes=(SPEC.rope, None)), "such choice of layers without rotation"),
+        (replace(SMOLLM3, output_bias=True), "bias on the attention's output"),
+        (replace(SMOLLM3, mlp_bias=True), "biases in the MLP"),
+        (replace(SMOLLM3, rope=LLAMA3), "llama3 rotation"),
+        (replace(GRANITE, rope=LLAMA3), "llama3 rotation"),
+        (replace(SPEC, attention_scale=0.125), "attention scale of 0.125"),
+        (replace(SPEC, residual_scale=0.5), "multipliers of Granite's"),
         (replace(SPEC, rope=Rope(8)), "rotation of 8 of 16 dimensions"),
         (replace(QWEN3, rope=LLAMA3), "llama3 rotation"),
         (replace(SPEC, rope=Rope(16, kind="yarn", factor=4, original_positions=64, beta_fast=16)), "yarn rotation"),
@@ -94,6 +105,13 @@ def test_the_numbers() -> None:
     }
     assert "qwen3.attention.key_length" in hyperparameters(QWEN3)
     assert "qwen3.vocab_size" not in hyperparameters(QWEN3)
+
+
+def test_granite_s_multipliers() -> None:
+    keys = hyperparameters(GRANITE)
+    scales = {key: keys[f"granite.{key}"] for key in ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")}
+    assert scales == {"attention.scale": 0.125, "embedding_scale": 12, "residual_scale": 0.25, "logit_scale": 6}
+    assert "granite.vocab_size" in keys and "smollm3.vocab_size" in hyperparameters(SMOLLM3)
 
 
 def test_the_context_ends_with_the_window_that_the_graph_does_not_see() -> None:
