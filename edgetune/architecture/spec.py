@@ -237,6 +237,14 @@ def granite(config: Config, layers: int) -> dict[str, Any]:
     )
 
 
+def phi3(config: Config, layers: int) -> dict[str, Any]:
+    """Phi-3, 3.5 and 4 mini (arXiv:2404.14219): q, k and v are one layer, gate and up another; a part of a head may turn."""
+    rope = read_rope(config, head_dim_of(config), partial=True)
+    if rope.kind not in ("default", "longrope"):
+        raise config.wrong("rope_type", f"is {rope.kind}, which phi3 models here do not use")
+    return dict(fused=True, rope=rope, windows=(read_window(config),) * layers)
+
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(llama),
     "mistral": Family(mistral, {"sliding_window": 4096}),
@@ -244,5 +252,6 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(qwen3, {"head_dim": 128}),
     "smollm3": Family(smollm3, {"tie_word_embeddings": True, "rope_theta": 2e6, "max_position_embeddings": 32_768}),
     "granite": Family(granite),
+    "phi3": Family(phi3, {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
 }
 SUPPORTED_FAMILIES = tuple(FAMILIES)

@@ -28,7 +28,7 @@ from edgetune.export.gguf_names import (
     hyperparameters,
     interleave,
     named_tensors,
-    rope_divisors,
+    rope_tensors,
 )
 from edgetune.export.gguf_vocabulary import read_vocabulary
 from edgetune.export.tensor_blocks import encode
@@ -113,10 +113,7 @@ def about(spec: ModelSpec, tensors: list[PlacedTensor], kind: Kind, name: str) -
 
 def placed_tensors(spec: ModelSpec, kind: Kind) -> list[PlacedTensor]:
     """What the file will hold, in its order. Vectors and norms stay in float32, as llama.cpp's graphs want them."""
-    placed: list[PlacedTensor] = []
-    divisors = rope_divisors(spec.rope)
-    if divisors is not None:
-        placed.append(PlacedTensor("rope_freqs.weight", "F32", divisors.shape, divisors))
+    placed = [PlacedTensor(name, "F32", values.shape, values) for name, values in rope_tensors(spec.rope).items()]
     for tensor in named_tensors(spec):
         own: Kind = kind
         if len(tensor.shape) == 1:

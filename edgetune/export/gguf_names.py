@@ -30,6 +30,7 @@ class Architecture(NamedTuple):
     counts_vocab: bool = False  # the converter writes vocab_size and rope.dimension_count for it
     unturned_every: int = 0  # every layer of that number turns nothing; 0: all turn
     own_scales: bool = False  # it reads the multipliers of Granite
+    long_rope: bool = False  # it turns a part of a head if it must, by LongRoPE's factors
 
 
 LLAMA = Architecture("llama", interleaved=True, llama3_rope=True, output_bias=True, mlp_bias=True, counts_vocab=True)
@@ -39,6 +40,7 @@ ARCHITECTURES = {
     "qwen2": Architecture("qwen2", free_head_dim=False),
     "qwen3": Architecture("qwen3"),
     "smollm3": Architecture("smollm3", interleaved=True, counts_vocab=True, unturned_every=4),
+    "phi3": Architecture("phi3", free_head_dim=False, long_rope=True),
     "granite": LLAMA._replace(name="granite", llama3_rope=False, own_scales=True),
 }
 
@@ -71,14 +73,14 @@ def architecture_of(spec: ModelSpec) -> Architecture:
 
 def lacking(architecture: Architecture, spec: ModelSpec) -> dict[str, bool]:
     """What a model may have, and whether it has it and the graph does not."""
-    every = architecture.unturned_every
+    every, partial = architecture.unturned_every, spec.rope.dim != spec.head_dim
     turned = [spec.head_shape(layer).rope is not None for layer in range(spec.layers)]
     assumed = [not every or (layer + 1) % every != 0 for layer in range(spec.layers)]
     return {
         "bias on the attention's output": spec.output_bias and not architecture.output_bias,
         "biases in the MLP": spec.mlp_bias and not architecture.mlp_bias,
         f"heads of {spec.head_dim}": spec.heads * spec.head_dim != spec.dim and not architecture.free_head_dim,
-        f"rotation of {spec.rope.dim} of {spec.head_dim} dimensions": spec.rope.dim != spec.head_dim,
+        f"rotation of {spec.rope.dim} of {spec.head_dim} dimensions": partial and not architecture.long_rope,
         f"{spec.rope.kind} rotation": not can_rotate(architecture, spec.rope),
         "such choice of layers without rotation": turned != assumed,
         f"attention scale of {spec.query_scale:g}": not architecture.own_scales and spec.query_scale != spec.head_dim**-0.5,
@@ -93,10 +95,10 @@ def can_rotate(architecture: Architecture, rope: Rope) -> bool:
             return True
         case "llama3":
             return architecture.llama3_rope
+        case "longrope":
+            return architecture.long_rope
         case "yarn":
             return rope.truncate and (rope.beta_fast, rope.beta_slow) == (32.0, 1.0)
-        case _:
-            return False
 
 
 def named_tensors(spec: ModelSpec) -> list[NamedTensor]:
@@ -118,7 +120,8 @@ def hyperparameters(spec: ModelSpec) -> Metadata:
     """The model's numbers under GGUF's keys.
 
     These graphs look at every token before the present one. Where the model sees a window only, the context ends with the
-    window: up to there both are the same. In the same way dynamic NTK scaling ends where it would begin.
+    window: up to there both are the same. In the same way dynamic NTK scaling ends where it would begin. LongRoPE's long
+    factors serve every text in a context that is longer than the original one, where we ask how long the text is.
     """
     architecture = architecture_of(spec)
     windows = [window for window in spec.windows if window is not None]
@@ -138,6 +141,9 @@ def hyperparameters(spec: ModelSpec) -> Metadata:
     if architecture.own_scales:
         values |= {"attention.scale": spec.query_scale, "embedding_scale": spec.embedding_scale}
         values |= {"residual_scale": spec.residual_scale, "logit_scale": 1 / spec.logit_scale}
+    if architecture.long_rope:
+        values |= {"rope.dimension_count": spec.rope.dim, "rope.scaling.original_context_length": spec.rope.original_positions}
+        values |= {"attention.sliding_window": min(windows, default=0)}
     if architecture.counts_vocab:
         values |= {"vocab_size": spec.vocab, "rope.dimension_count": spec.rope.dim}
     return {f"{architecture.name}.{key}": value for key, value in values.items()}
@@ -145,6 +151,8 @@ def hyperparameters(spec: ModelSpec) -> Metadata:
 
 def rope_scaling(rope: Rope) -> Metadata:
     """The keys of a stretched rotation. llama.cpp gives YaRN the paper's attention factor; the key says what differs."""
+    if rope.kind == "longrope":
+        return {"rope.scaling.attn_factor": rope.scale}
     if rope.kind == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
     if rope.kind != "yarn":
@@ -158,12 +166,15 @@ def rope_scaling(rope: Rope) -> Metadata:
     return keys if math.isclose(rope.scale, papers) else {**keys, "rope.scaling.attn_factor": rope.scale / papers}
 
 
-def rope_divisors(rope: Rope) -> NDArray[np.float32] | None:
-    """rope_freqs.weight, (head_dim / 2,): what Llama 3's rule divides each plain frequency by; None for other rules."""
-    if rope.kind != "llama3":
-        return None
-    plain = rope.base ** -(np.arange(0, rope.dim, 2) / rope.dim)
-    return (plain / rope.frequencies(rope.original_positions)).astype(np.float32)
+def rope_tensors(rope: Rope) -> dict[str, NDArray[np.float32]]:
+    """What Llama 3's rule, or LongRoPE, divides the plain frequencies by: (turned / 2,) each, by GGUF name."""
+    if rope.kind == "llama3":
+        plain = rope.base ** -(np.arange(0, rope.dim, 2) / rope.dim)
+        return {"rope_freqs.weight": (plain / rope.frequencies(rope.original_positions)).astype(np.float32)}
+    if rope.kind == "longrope":
+        factors = {"long": rope.long_factor, "short": rope.short_factor}
+        return {f"rope_factors_{name}.weight": np.array(values, np.float32) for name, values in factors.items()}
+    return {}
 
 
 def interleave(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:

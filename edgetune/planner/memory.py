@@ -14,7 +14,7 @@ from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.numpy_ops import BLOCK, QUERIES, VOCABULARY
-from edgetune.config import LINEAR_KINDS, AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
+from edgetune.config import AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
 from edgetune.errors import DoesNotFit
 from edgetune.units import count, size
 
@@ -138,7 +138,7 @@ def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
 
 def block_parameters(spec: ModelSpec) -> int:
     """Numbers in the linear layers of one block."""
-    return sum(math.prod(spec.linear_shape(kind)) for kind in LINEAR_KINDS)
+    return sum(math.prod(spec.linear_shape(kind)) for kind in spec.linear_kinds)
 
 
 def longest_sequence(config: RunConfig, lengths: Sequence[int]) -> int:

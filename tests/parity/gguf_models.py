@@ -25,6 +25,11 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT4O = (
+    TEKKEN.replace(r"\p{Ll}\p{Lm}\p{Lo}\p{M}]+", r"\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
+    .replace(r"\p{Ll}\p{Lm}\p{Lo}\p{M}]*", r"\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
+    .replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -51,6 +56,7 @@ PRE_TOKENIZERS = {
     "smaug-bpe": PreTokenizer(split_step(LLAMA3)),
     "qwen2": PreTokenizer(split_step(QWEN2)),
     "tekken": PreTokenizer(split_step(TEKKEN), True),
+    "gpt-4o": PreTokenizer(split_step(GPT4O)),
     "gpt-2": PreTokenizer(byte_level_step(True)),
     "smollm": PreTokenizer(
         {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level_step(True)]}
@@ -78,7 +84,14 @@ def added(id_: int, content: str, special: bool = True) -> dict[str, Any]:
     return {"id": id_, "content": content, **flags, "special": special}
 
 
-def write_byte_level(folder: Path, pre: str, extra: Mapping[str, bool], names: Mapping[str, str], template: str = "") -> int:
+def write_byte_level(
+    folder: Path,
+    pre: str,
+    extra: Mapping[str, bool],
+    names: Mapping[str, str],
+    template: str = "",
+    kind: str = "PreTrainedTokenizerFast",
+) -> int:
     """tokenizer.json over bytes, as Llama 3 and Qwen have it; `extra` are added tokens. Gives 1 + the highest id."""
     letters = {byte: letter for letter, byte in BYTE_OF.items()}
     words = [[letters[byte] for byte in (" " * (at > 0) + word).encode()] for at, word in enumerate(TEXT.split(" "))]
@@ -91,7 +104,7 @@ def write_byte_level(folder: Path, pre: str, extra: Mapping[str, bool], names: M
     document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens, "normalizer": None}
     document |= {"pre_tokenizer": steps.steps, "post_processor": None, "decoder": byte_level_step(True), "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    write_tokenizer_config(folder, "PreTrainedTokenizerFast", names, tokens, template)
+    write_tokenizer_config(folder, kind, names, tokens, template)
     return len(vocab) + len(tokens)
 
 
@@ -203,6 +216,7 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
     "granite": "GraniteForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
 
 
@@ -247,6 +261,14 @@ LLAMA3_SCALING = {
 }
 GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.125, "residual_multiplier": 0.22, "logits_scaling": 6.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.0],
+        "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
+    },
+}
 ALL = ("F32", "F16", "BF16", "Q8_0")
 CASES = {
     "llama-untied-sentencepiece": Case("llama", "sentencepiece", "F32", ALL),
@@ -303,6 +325,22 @@ CASES = {
         ("F16",),
         {**GRANITE, "attention_bias": True, "mlp_bias": True, "rope_theta": 5e5},
     ),
+    "phi3-sentencepiece": Case("phi3", "sentencepiece", "BF16", ALL, {"original_max_position_embeddings": 256}),
+    "phi3-window": Case("phi3", "gpt-4o", "F32", ("F16",), {"sliding_window": 32, "original_max_position_embeddings": 256}),
+    "phi3-longrope-short": Case(  # llama.cpp makes every context a multiple of 256, and asks how long that is
+        "phi3",
+        "gpt-4o",
+        "BF16",
+        ("BF16",),
+        {**LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024},
+    ),
+    "phi3-longrope-long": Case(
+        "phi3",
+        "gpt-4o",
+        "BF16",
+        ("BF16", "Q8_0"),
+        {**LONGROPE, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
+    ),
     "stories260K": Case("llama", "asset", "F32", ALL, asset="weights/stories260K-hf"),
     "qwen2.5-tokenizer": Case(
         "qwen2",
@@ -339,7 +377,8 @@ def build(name: str, folder: Path, assets: Path | None) -> Case:
             size = write_sentencepiece(folder, extra, CHATML if extra else "", case.tokenizer == "sentencepiece")
         else:
             names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-            size = write_byte_level(folder, case.tokenizer, chat, names, CHATML)
+            kind = "GPT2Tokenizer" if case.family == "phi3" else "PreTrainedTokenizerFast"  # by which its converter knows it
+            size = write_byte_level(folder, case.tokenizer, chat, names, CHATML, kind)
         write_config(folder, case.family, size + case.padding, **case.config)
     write_weights(folder, case.dtype, case.shards)
     return case

@@ -26,6 +26,7 @@ FILE = Path(__file__).parent / "fixtures" / "transformers.json"
 
 CLASSES = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "granite": "Granite",
+    "phi3": "Phi3",
 }  # fmt: skip
 BASE = dict(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
@@ -122,13 +123,21 @@ CASES: dict[str, dict[str, Any]] = {
     "granite-biases-llama3": case(
         "granite", attention_multiplier=0.25, attention_bias=True, mlp_bias=True, head_dim=16, theta=500.0, rope=LLAMA3
     ),
+    "phi3": case("phi3", sliding_window=None),
+    "phi3-window": case("phi3", sliding_window=8, tied=True, original_max_position_embeddings=64),
+    "phi3-partial": case("phi3", partial_rotary_factor=0.5, num_key_value_heads=1),
+    "phi3-longrope": case("phi3", hidden_size=64, rope=LONGROPE, **ORIGINAL),
+    "phi3-longrope-partial": case(
+        "phi3", hidden_size=64, partial_rotary_factor=0.75, tied=True, sliding_window=100, **ORIGINAL,
+        rope={name: value[:6] if isinstance(value, list) else value for name, value in LONGROPE.items()},
+    ),
 }  # fmt: skip
 
 
 def version_4(case: dict[str, Any]) -> dict[str, Any]:
     """config.json as transformers 4 wrote it: rope_theta and rope_scaling at the top, torch_dtype, no derived lists."""
     scaling = dict(case["rope"]) or None
-    if scaling and scaling["rope_type"] in ("linear", "dynamic"):
+    if scaling and (scaling["rope_type"] in ("linear", "dynamic") or case["values"]["model_type"] == "phi3"):
         scaling["type"] = scaling.pop("rope_type")  # the older of its two spellings
     family = case["values"]["model_type"]
     return {

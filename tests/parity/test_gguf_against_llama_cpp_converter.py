@@ -39,6 +39,8 @@ DIFFER: dict[str, set[str]] = {
     "llama-converted-sentencepiece": CONVERTED_PIECES | TURN_END,
     "mistral-window": FROM_THE_PIECES | {"context_length"},  # the graph sees no window: its context ends there
     "smollm3-untied-window": {"context_length"},
+    "phi3-sentencepiece": FROM_THE_PIECES,
+    "phi3-window": {"context_length"},
     # The converter's key for an attention factor is not read by the llama graph; ours is.
     "llama-yarn-own-attention-factor": {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"},
     "stories260K": TURN_END,

@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
         "model_type": "granite", "embedding_multiplier": 6.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
         "logits_scaling": 2.0,
     },
+    "phi3": {"model_type": "phi3", "sliding_window": 9, "partial_rotary_factor": 0.5},
 }  # fmt: skip
 LENGTH = 30
 
@@ -90,6 +91,15 @@ def test_greedy_takes_the_likeliest_each_time_and_is_the_same_each_time(model: M
     answers = [list(generator.stream(ids, max_tokens=12)) for _ in range(2)]
     assert answers[0] == answers[1] and len(answers[0]) == 12
     for token in answers[0]:
+        assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
+        ids = [*ids, token]
+
+
+def test_a_text_that_outgrows_long_ropes_first_length_is_turned_anew(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.0], "long_factor": [4.0, 9.0]}
+    case = {"model_type": "phi3", "original_max_position_embeddings": 8, "rope_scaling": {"type": "longrope", **factors}}
+    model, ids = model_of(tmp_path, case), [1, 2, 3]
+    for token in Generator(model, {}).stream(ids, max_tokens=12):
         assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
         ids = [*ids, token]
 

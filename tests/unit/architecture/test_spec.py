@@ -66,7 +66,8 @@ def test_what_a_small_config_leaves_unsaid(tmp_path: Path) -> None:
     ("family", "qkv_bias", "output_bias", "query_key_norm", "head_dim", "window"),
     [("llama", False, False, False, 8, None), ("mistral", False, False, False, 8, 4096),
      ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None),
-     ("smollm3", False, False, False, 8, None), ("granite", False, False, False, 8, None)],
+     ("smollm3", False, False, False, 8, None), ("granite", False, False, False, 8, None),
+     ("phi3", False, False, False, 8, None)],
 )  # fmt: skip
 def test_each_family_implies_its_switches(
     family: str, qkv_bias: bool, output_bias: bool, query_key_norm: bool, head_dim: int, window: int | None, tmp_path: Path
@@ -127,6 +128,30 @@ def test_granite_s_multipliers(tmp_path: Path) -> None:
     for key in given:
         for wrong in (0, -1.0, "1", math.inf):
             assert key in refused(tmp_path, {**granite, key: wrong}).message
+
+
+PHI3 = {**LLAMA, "model_type": "phi3", "original_max_position_embeddings": 64}
+
+
+def test_phi3_s_layers_are_fused_and_a_part_of_a_head_turns(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, {**PHI3, "partial_rotary_factor": 0.5, "sliding_window": 9})
+    assert (spec.rope.dim, spec.head_dim, spec.windows) == (4, 8, (9,) * 4)
+    assert spec.linear_kinds == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    assert spec.linear_shape("qkv_proj") == (64, 32) and spec.linear_shape("gate_up_proj") == (96, 32)
+    assert spec.kinds_of(["v_proj", "gate_proj", "down_proj"]) == ("qkv_proj", "gate_up_proj", "down_proj")
+    assert spec.parameters == spec_of(tmp_path, LLAMA).parameters
+    newer = {**PHI3, "sliding_window": 9, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+    assert spec_of(tmp_path, newer) == spec
+    for share in (0, -0.5, 1.5, 0.1, 0.4, "half"):
+        assert "partial_rotary_factor" in refused(tmp_path, {**PHI3, "partial_rotary_factor": share}).message
+
+
+def test_phi3_s_long_rope_by_its_first_name(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    old = spec_of(tmp_path, {**PHI3, "rope_scaling": {"type": "su", **factors}})
+    assert old == spec_of(tmp_path, {**PHI3, "rope_parameters": {"rope_type": "longrope", **factors}})
+    assert old.rope.kind == "longrope" and old.rope.scale == math.sqrt(1 + math.log(2) / math.log(64))
+    assert "linear" in refused(tmp_path, {**PHI3, "rope_scaling": {"type": "linear", "factor": 2.0}}).message
 
 
 def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.rope import Rope
 from edgetune.errors import ModelError, UnsupportedFamily
-from edgetune.export.gguf_names import hyperparameters, interleave, named_tensors, rope_divisors
+from edgetune.export.gguf_names import hyperparameters, interleave, named_tensors, rope_tensors
 
 SPEC = ModelSpec(
     family="llama",
@@ -64,6 +64,7 @@ def test_biases_and_head_norms() -> None:
         (replace(SMOLLM3, mlp_bias=True), "biases in the MLP"),
         (replace(SMOLLM3, rope=LLAMA3), "llama3 rotation"),
         (replace(GRANITE, rope=LLAMA3), "llama3 rotation"),
+        (replace(SPEC, family="phi3", fused=True, head_dim=32, rope=Rope(32)), "heads of 32"),
         (replace(SPEC, attention_scale=0.125), "attention scale of 0.125"),
         (replace(SPEC, residual_scale=0.5), "multipliers of Granite's"),
         (replace(SPEC, rope=Rope(8)), "rotation of 8 of 16 dimensions"),
@@ -114,6 +115,21 @@ def test_granite_s_multipliers() -> None:
     assert "granite.vocab_size" in keys and "smollm3.vocab_size" in hyperparameters(SMOLLM3)
 
 
+def test_phi3_s_fused_layers_and_long_rope() -> None:
+    long = Rope(8, kind="longrope", short_factor=(1.0,) * 4, long_factor=(2.0,) * 4, original_positions=64, scale=1.2)
+    spec = replace(SPEC, family="phi3", fused=True, rope=long, windows=(40, 40))
+    assert {"blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"} <= names(spec)
+    assert not {"blk.0.attn_q.weight", "blk.0.ffn_gate.weight"} & names(spec)
+    keys = hyperparameters(spec)
+    assert (keys["phi3.rope.dimension_count"], keys["phi3.rope.scaling.original_context_length"]) == (8, 64)
+    assert (keys["phi3.rope.scaling.attn_factor"], keys["phi3.attention.sliding_window"]) == (1.2, 40)
+    assert keys["phi3.context_length"] == 40  # the graph knows the window and does not look at it
+    tensors = rope_tensors(long)
+    assert list(tensors) == ["rope_factors_long.weight", "rope_factors_short.weight"]
+    assert tensors["rope_factors_long.weight"].tolist() == [2.0] * 4
+    assert hyperparameters(replace(spec, rope=Rope(16), windows=(None,) * 2))["phi3.attention.sliding_window"] == 0
+
+
 def test_the_context_ends_with_the_window_that_the_graph_does_not_see() -> None:
     windowed = hyperparameters(replace(SPEC, family="mistral", windows=(None, 48)))
     assert windowed["llama.context_length"] == 48
@@ -132,12 +148,11 @@ def test_linear_and_yarn_scaling() -> None:
 
 
 def test_llama3s_divisors_are_one_for_fast_pairs_and_the_factor_for_slow_ones() -> None:
-    divisors = rope_divisors(LLAMA3)
-    assert divisors is not None
+    divisors = rope_tensors(LLAMA3)["rope_freqs.weight"]
     assert divisors.dtype == np.float32
     assert (divisors[0], divisors[-1]) == (1, 8)
     assert np.all(np.diff(divisors) >= 0)
-    assert rope_divisors(Rope(16)) is None
+    assert rope_tensors(Rope(16)) == {}
 
 
 def test_interleaving_makes_the_halves_neighbours() -> None:
