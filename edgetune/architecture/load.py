@@ -61,6 +61,9 @@ def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
     shapes = parameter_shapes(spec)
     for name, shape in shapes.items():
         info = weights.tensors.get(name)
+        if info is None and any("language_model." in stored for stored in weights.tensors):
+            message = "is a multimodal model: its text part lies under language_model"
+            raise ModelError(message, file=folder, hint="take a text-only model of the family")
         if info is None:
             raise ModelError(f"has no tensor {name}", file=folder, hint="the weights do not belong to this config.json")
         if info.shape != shape:

@@ -4,16 +4,16 @@ A family is one entry of FAMILIES: what its config leaves unsaid.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from edgetune.architecture.config_json import Config, read_config
-from edgetune.architecture.layer_config import read_scale, read_window, sliding_layers, turned_layers
+from edgetune.architecture.layer_config import read_cap, read_scale, read_window, sliding_layers, turned_layers
 from edgetune.architecture.quantization import read_quantization
-from edgetune.architecture.rope_config import read_rope
+from edgetune.architecture.rope_config import read_rope, read_ropes
 from edgetune.backend.ops import HeadShape
 from edgetune.backend.rope import Rope
 from edgetune.errors import UnsupportedFamily
@@ -140,12 +140,12 @@ def read_spec(folder: Path) -> ModelSpec:
         code = " with code of its own (auto_map)" if "auto_map" in config.values else ""
         raise UnsupportedFamily(f"{named}{code} is not supported", file=config.file, hint="supported: " + ", ".join(FAMILIES))
     read_quantization(config)  # refuses what no reader here knows
-    family = FAMILIES[name]
-    return spec_of(name, family, Config({**family.defaults, **config.values}, config.file))
+    return spec_of(name, Config({**FAMILIES[name].defaults, **config.values}, config.file))
 
 
-def spec_of(name: str, family: Family, config: Config) -> ModelSpec:
+def spec_of(name: str, config: Config) -> ModelSpec:
     """The spec of a config whose family is known."""
+    family = FAMILIES[name]
     heads, layers, head_dim = config.positive("num_attention_heads"), config.positive("num_hidden_layers"), head_dim_of(config)
     kv_heads = config.positive("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -245,6 +245,45 @@ def phi3(config: Config, layers: int) -> dict[str, Any]:
     return dict(fused=True, rope=rope, windows=(read_window(config),) * layers)
 
 
+def gemma2(config: Config, layers: int) -> dict[str, Any]:
+    """Gemma 2 (arXiv:2408.00118): four norms a block, bent scores and logits, every other layer sees a window."""
+    sliding = sliding_layers(config, layers, lambda layer: layer % 2 == 0)
+    return gemma(config, sliding) | dict(attention_cap=read_cap(config, "attn_logit_softcapping"))
+
+
+def gemma3(config: Config, layers: int) -> dict[str, Any]:
+    """Gemma 3's text model (arXiv:2503.19786): norms on queries and keys; layers with a window turn by a base of their own."""
+    pattern = config.positive("sliding_window_pattern", 6)
+    sliding = sliding_layers(config, layers, lambda layer: (layer + 1) % pattern != 0)
+    rope, local = read_ropes(config, head_dim_of(config))
+    ropes = tuple(local if slides else rope for slides in sliding)
+    return gemma(config, sliding) | dict(query_key_norm=True, rope=rope, layer_ropes=ropes)
+
+
+def gemma(config: Config, sliding: Sequence[bool]) -> dict[str, Any]:
+    """What Gemma 2 and 3 have in common. In bfloat16 transformers rounds sqrt(dim) to it; in float32, ours, it does not."""
+    if config.get("use_bidirectional_attention", bool, False):
+        raise config.wrong("use_bidirectional_attention", "is true, which is not supported")
+    window, bias = read_window(config), config.get("attention_bias", bool, False)
+    if window is None and any(sliding):
+        raise config.wrong("sliding_window", "is missing")
+    return dict(
+        windows=tuple(window if slides else None for slides in sliding),
+        qkv_bias=bias,
+        output_bias=bias,
+        post_norms=True,
+        norm_offset=1.0,
+        embedding_scale=math.sqrt(config.positive("hidden_size")),
+        attention_scale=read_scale(config, "query_pre_attn_scalar", 256.0) ** -0.5,
+        logit_cap=read_cap(config, "final_logit_softcapping"),
+    )
+
+
+GEMMA: dict[str, Any] = {
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "tie_word_embeddings": True
+}  # fmt: skip
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+GELU = ("hidden_activation", MappingProxyType({"gelu_pytorch_tanh": "gelu"}))
 FAMILIES: dict[str, Family] = {
     "llama": Family(llama),
     "mistral": Family(mistral, {"sliding_window": 4096}),
@@ -253,5 +292,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(smollm3, {"tie_word_embeddings": True, "rope_theta": 2e6, "max_position_embeddings": 32_768}),
     "granite": Family(granite),
     "phi3": Family(phi3, {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
+    "gemma2": Family(gemma2, {**GEMMA, **CAPS, "max_position_embeddings": 8192}, GELU),
+    "gemma3_text": Family(gemma3, {**GEMMA, "max_position_embeddings": 131_072, "rope_theta": 1e6}, GELU),
 }
 SUPPORTED_FAMILIES = tuple(FAMILIES)

@@ -18,6 +18,7 @@ from edgetune.architecture.load import check_shapes
 from edgetune.architecture.row_blocks import Meter, row_blocks
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
+from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError, ModelError
 from edgetune.events import Progress
 from edgetune.export.gguf_header import ARRAY, STRING
@@ -185,4 +186,7 @@ def encoded_blocks(tensor: PlacedTensor, weights: WeightFolder, head_dim: int) -
     info = weights.tensors[tensor.source.source]
     for block in row_blocks(info, head_dim if tensor.source.interleaved else 1):
         rows = interleave(block, head_dim) if tensor.source.interleaved else block
-        yield encode(rows, info.dtype, tensor.kind, tensor.source.source)
+        if tensor.source.offset:
+            yield encode(as_floats(rows) + tensor.source.offset, "F32", tensor.kind, tensor.source.source)
+        else:
+            yield encode(rows, info.dtype, tensor.kind, tensor.source.source)

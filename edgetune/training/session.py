@@ -109,7 +109,7 @@ def prepare(
         check_shapes(spec, weights, folder)
     check_quantize_base(config, weights)
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
-    if tokenizer is not None and tokenizer.vocab_size > spec.vocab:
+    if tokenizer is not None and not tokenizer.fits(spec.vocab):
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
         raise ModelError(message, file=folder, hint="tokenizer and weights do not belong together")
     now = now or datetime.now().isoformat(timespec="seconds")

@@ -140,8 +140,11 @@ def field(number: int, value: bytes | int | float) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def write_sentencepiece(folder: Path, extra: Mapping[str, bool], template: str = "", model: bool = True) -> int:
-    """tokenizer.model, or the tokenizer.json that it becomes in transformers; `extra` are added tokens."""
+def write_sentencepiece(
+    folder: Path, extra: Mapping[str, bool], template: str = "", model: bool = True, prefix: bool = True
+) -> int:
+    """tokenizer.model, or the tokenizer.json that it becomes in transformers; `extra` are added tokens, `prefix` is the space
+    before a text."""
     entries = pieces()
     tokens = [added(len(entries) + at, text, special) for at, (text, special) in enumerate(extra.items())]
     listed = [added(id_, entries[id_][0]) for id_ in range(3)]
@@ -153,15 +156,18 @@ def write_sentencepiece(folder: Path, extra: Mapping[str, bool], template: str =
         content = b"".join(
             field(1, field(1, text.encode()) + field(2, score) + field(3, kind)) for text, score, kind in entries
         )
-        rules = field(1, b"identity") + field(3, 1) + field(4, 0)
+        rules = field(1, b"identity") + field(3, int(prefix)) + field(4, 0)
         (folder / "tokenizer.model").write_bytes(content + field(2, field(3, 2) + field(35, 1)) + field(3, rules))
     else:
-        write_converted(folder, entries, [*listed, *tokens])
+        write_converted(folder, entries, [*listed, *tokens], prefix)
     return len(entries) + len(tokens)
 
 
-def write_converted(folder: Path, entries: Sequence[tuple[str, float, int]], tokens: Sequence[Mapping[str, Any]]) -> None:
-    """A SentencePiece model as tokenizer.json: every pair that makes a piece becomes a merge, best score first."""
+def write_converted(
+    folder: Path, entries: Sequence[tuple[str, float, int]], tokens: Sequence[Mapping[str, Any]], prefix: bool
+) -> None:
+    """A SentencePiece model as tokenizer.json, Llama's or Gemma's: every pair that makes a piece becomes a merge, best score
+    first."""
     vocab = {text: id_ for id_, (text, _, _) in enumerate(entries)}
     ranked = sorted((text for text, _, kind in entries if kind == 1), key=lambda text: -entries[vocab[text]][1])
     merges = [[t[:at], t[at:]] for t in ranked for at in range(1, len(t)) if t[:at] in vocab and t[at:] in vocab]
@@ -169,13 +175,16 @@ def write_converted(folder: Path, entries: Sequence[tuple[str, float, int]], tok
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    split = {"type": "Split", "invert": False}
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": list(tokens),
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
-        "pre_tokenizer": None,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
+        if prefix
+        else replace,
+        "pre_tokenizer": None if prefix else {**split, "pattern": {"String": " "}, "behavior": "MergedWithPrevious"},
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]},
         "model": {**model, "vocab": vocab, "merges": merges},
@@ -192,7 +201,8 @@ def random_values(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def write_weights(folder: Path, dtype: str, shards: int = 1) -> None:
     """Every parameter that config.json asks for; norms are around one."""
-    shapes = parameter_shapes(read_spec(folder))
+    spec = read_spec(folder)
+    shapes = parameter_shapes(spec)
     names = list(shapes)
     files: dict[str, list[str]] = {"model.safetensors": names}
     if shards > 1:
@@ -202,7 +212,8 @@ def write_weights(folder: Path, dtype: str, shards: int = 1) -> None:
 
     def data(name: str) -> np.ndarray:
         values = random_values(shapes[name], names.index(name))
-        return stored_as(values + 1 if name.endswith("norm.weight") else values, dtype)
+        offset = 1 - spec.norm_offset if name.endswith("norm.weight") else 0
+        return stored_as(values + np.float32(offset), dtype)
 
     for file, held in files.items():
         (folder / file).unlink(missing_ok=True)
@@ -217,6 +228,8 @@ CLASSES = {
     "smollm3": "SmolLM3ForCausalLM",
     "granite": "GraniteForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
 
 
@@ -269,6 +282,10 @@ LONGROPE = {
         "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
     },
 }
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 24, "tie_word_embeddings": True}
+GEMMA2 = {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+GEMMA3 = {**GEMMA, "rope_theta": 1e6}
+WIDE = {"head_dim": 32, "query_pre_attn_scalar": 32}
 ALL = ("F32", "F16", "BF16", "Q8_0")
 CASES = {
     "llama-untied-sentencepiece": Case("llama", "sentencepiece", "F32", ALL),
@@ -341,6 +358,27 @@ CASES = {
         ("BF16", "Q8_0"),
         {**LONGROPE, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
     ),
+    "gemma2": Case("gemma2", "sentencepiece", "BF16", ALL, GEMMA2),
+    "gemma2-large-heads": Case("gemma2", "sentencepiece", "F32", ("F16",), {**GEMMA2, "num_hidden_layers": 3, **WIDE}),
+    "gemma3": Case("gemma3_text", "sentencepiece", "BF16", ALL, {**GEMMA3, "num_hidden_layers": 7}),
+    "gemma3-linear-local-base": Case(
+        "gemma3_text",
+        "sentencepiece",
+        "F32",
+        ("F16",),
+        {
+            **GEMMA3,
+            **WIDE,
+            "num_hidden_layers": 6,
+            "final_logit_softcapping": 5.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_local_base_freq": 500.0,
+        },
+    ),
+    # Its converter takes a tokenizer.json for a byte-level one.
+    "gemma3-converted-all-layers-see-all": Case(
+        "gemma3_text", "converted", "BF16", (), {**GEMMA3, "layer_types": ["full_attention"] * 2}
+    ),
     "stories260K": Case("llama", "asset", "F32", ALL, asset="weights/stories260K-hf"),
     "qwen2.5-tokenizer": Case(
         "qwen2",
@@ -374,7 +412,8 @@ def build(name: str, folder: Path, assets: Path | None) -> Case:
     else:
         if case.tokenizer in ("sentencepiece", "converted"):
             extra = chat if case.family == "llama" else {}
-            size = write_sentencepiece(folder, extra, CHATML if extra else "", case.tokenizer == "sentencepiece")
+            prefix = not case.family.startswith("gemma")
+            size = write_sentencepiece(folder, extra, CHATML if extra else "", case.tokenizer == "sentencepiece", prefix)
         else:
             names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
             kind = "GPT2Tokenizer" if case.family == "phi3" else "PreTrainedTokenizerFast"  # by which its converter knows it

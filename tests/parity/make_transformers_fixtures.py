@@ -26,7 +26,7 @@ FILE = Path(__file__).parent / "fixtures" / "transformers.json"
 
 CLASSES = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "granite": "Granite",
-    "phi3": "Phi3",
+    "phi3": "Phi3", "gemma2": "Gemma2", "gemma3_text": "Gemma3",
 }  # fmt: skip
 BASE = dict(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
@@ -41,6 +41,10 @@ LONGROPE = dict(
     short_factor=[1.0, 1.2, 1.5, 1.7, 2.0, 2.2, 2.5, 3.0],
     long_factor=[1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0, 16.0],
 )
+
+GEMMA = dict(tied=True, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, hidden_activation="gelu_pytorch_tanh")
+GEMMA2 = dict(**GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=4.0)
+GEMMA3 = dict(**GEMMA, theta=1_000_000.0, rope_local_base_freq=10_000.0)
 
 
 def case(
@@ -131,15 +135,34 @@ CASES: dict[str, dict[str, Any]] = {
         "phi3", hidden_size=64, partial_rotary_factor=0.75, tied=True, sliding_window=100, **ORIGINAL,
         rope={name: value[:6] if isinstance(value, list) else value for name, value in LONGROPE.items()},
     ),
+    "gemma2": case("gemma2", **GEMMA2),
+    "gemma2-no-attention-cap": case("gemma2", **{**GEMMA2, "attn_logit_softcapping": None}),
+    "gemma2-no-logit-cap": case("gemma2", **{**GEMMA2, "final_logit_softcapping": None}),
+    "gemma2-scalar-window": case("gemma2", **{**GEMMA2, "query_pre_attn_scalar": 32, "sliding_window": 4}),
+    "gemma2-layer-types-bias": case(
+        "gemma2", **GEMMA2, attention_bias=True, layer_types=["full_attention", "full_attention", "sliding_attention"]
+    ),
+    "gemma2-bfloat16-untied": case("gemma2", dtype="BF16", **{**GEMMA2, "tied": False, "hidden_size": 48}),
+    "gemma3": case("gemma3_text", num_hidden_layers=7, **GEMMA3),
+    "gemma3-pattern": case("gemma3_text", sliding_window_pattern=2, **GEMMA3),
+    "gemma3-local-base": case("gemma3_text", sliding_window_pattern=2, **{**GEMMA3, "rope_local_base_freq": 50.0}),
+    "gemma3-linear": case("gemma3_text", sliding_window_pattern=2, rope=dict(rope_type="linear", factor=8.0), **GEMMA3),
+    "gemma3-cap-scalar": case(
+        "gemma3_text", sliding_window_pattern=3, final_logit_softcapping=3.0,
+        **{**GEMMA3, "query_pre_attn_scalar": 32},
+    ),
+    "gemma3-layer-types": case(
+        "gemma3_text", layer_types=["full_attention", "sliding_attention", "sliding_attention"], attention_bias=True, **GEMMA3
+    ),
 }  # fmt: skip
 
 
 def version_4(case: dict[str, Any]) -> dict[str, Any]:
     """config.json as transformers 4 wrote it: rope_theta and rope_scaling at the top, torch_dtype, no derived lists."""
     scaling = dict(case["rope"]) or None
-    if scaling and (scaling["rope_type"] in ("linear", "dynamic") or case["values"]["model_type"] == "phi3"):
-        scaling["type"] = scaling.pop("rope_type")  # the older of its two spellings
     family = case["values"]["model_type"]
+    if scaling and family != "gemma3_text" and (scaling["rope_type"] in ("linear", "dynamic") or family == "phi3"):
+        scaling["type"] = scaling.pop("rope_type")  # the older of its two spellings
     return {
         "architectures": [f"{CLASSES[family]}ForCausalLM"],
         **case["values"],
@@ -174,7 +197,9 @@ def make(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     forms = {"v4": version_4(case)}
     write_model(folder / "v4", forms["v4"], SEED, case["dtype"])
     forms["v5"] = version_5(folder / "v4")
-    assert "rope_theta" not in forms["v5"] and "rope_parameters" in forms["v5"], forms["v5"]
+    assert "rope_theta" not in forms["v5"] and "rope_local_base_freq" not in forms["v5"] and "rope_parameters" in forms["v5"], (
+        forms["v5"]
+    )
     write_model(folder / "v5", forms["v5"], SEED, case["dtype"])
     sequences = []
     for length in LENGTHS:

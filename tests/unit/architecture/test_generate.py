@@ -46,6 +46,14 @@ CASES: dict[str, dict[str, Any]] = {
         "model_type": "granite", "embedding_multiplier": 6.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
         "logits_scaling": 2.0,
     },
+    "gemma2": {
+        "model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "tie_word_embeddings": True,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "tie_word_embeddings": True,
+        "sliding_window_pattern": 2,
+    },
     "phi3": {"model_type": "phi3", "sliding_window": 9, "partial_rotary_factor": 0.5},
 }  # fmt: skip
 LENGTH = 30
@@ -102,6 +110,10 @@ def test_a_text_that_outgrows_long_ropes_first_length_is_turned_anew(tmp_path: P
     for token in Generator(model, {}).stream(ids, max_tokens=12):
         assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
         ids = [*ids, token]
+    memory = Memory()
+    list(Generator(model, {}).stream(ids, max_tokens=2, memory=memory))  # of a long text, a short one remembers no key
+    again = list(Generator(model, {}).stream(ids[:4], max_tokens=6, memory=memory))
+    assert again == list(Generator(model, {}).stream(ids[:4], max_tokens=6)) == ids[4:10]
 
 
 @pytest.fixture

@@ -154,6 +154,41 @@ def test_phi3_s_long_rope_by_its_first_name(tmp_path: Path) -> None:
     assert "linear" in refused(tmp_path, {**PHI3, "rope_scaling": {"type": "linear", "factor": 2.0}}).message
 
 
+GEMMA2 = {**LLAMA, "model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 16, "sliding_window": 6}
+GEMMA3 = {**GEMMA2, "model_type": "gemma3_text"}
+
+
+def test_gemma2_s_switches_and_what_its_config_leaves_unsaid(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, GEMMA2)
+    assert spec.tied and spec.post_norms and spec.norm_offset == 1 and spec.activation == "gelu"
+    assert (spec.query_scale, spec.embedding_scale) == (0.25, math.sqrt(32))
+    assert (spec.attention_cap, spec.logit_cap, spec.windows) == (50, 30, (6, None, 6, None))
+    without = spec_of(tmp_path, {**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None})
+    assert (without.attention_cap, without.logit_cap) == (None, None)
+    wrong = {"final_logit_softcapping": 0, "attn_logit_softcapping": -1.0, "query_pre_attn_scalar": 0, "sliding_window": None,
+             "hidden_activation": "gelu", "use_bidirectional_attention": True}  # fmt: skip
+    for key, value in wrong.items():
+        assert key in refused(tmp_path, {**GEMMA2, key: value}).message
+
+
+def test_gemma3_s_two_rotations_in_both_forms(tmp_path: Path) -> None:
+    older = {**GEMMA3, "sliding_window_pattern": 2, "rope_theta": 7e5, "rope_local_base_freq": 300.0}
+    spec = spec_of(tmp_path, {**older, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    assert spec.query_key_norm and spec.logit_cap is None and spec.windows == (6, None, 6, None)
+    bases = [spec.head_shape(layer).rope for layer in range(4)]
+    assert [rope and (rope.base, rope.kind) for rope in bases] == [(300.0, "default"), (7e5, "linear")] * 2
+    sets = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 7e5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    }
+    kinds = ["sliding_attention", "full_attention"] * 2
+    assert spec_of(tmp_path, {**GEMMA3, "rope_parameters": sets, "layer_types": kinds}) == spec
+    plain = spec_of(tmp_path, GEMMA3)
+    assert (plain.rope.base, plain.windows) == (1e6, (6,) * 4)
+    flat = {"rope_type": "default", "rope_theta": 1e4}
+    assert "rope_parameters" in refused(tmp_path, {**GEMMA3, "rope_parameters": flat}).message
+
+
 def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:
     error = refused(tmp_path, {**LLAMA, "model_type": "mamba2", "auto_map": {"AutoModel": "modeling.Mamba"}})
     assert isinstance(error, UnsupportedFamily) and error.kind == "unsupported_family"
