@@ -189,6 +189,12 @@ def test_gemma3_s_two_rotations_in_both_forms(tmp_path: Path) -> None:
     assert "rope_parameters" in refused(tmp_path, {**GEMMA3, "rope_parameters": flat}).message
 
 
+def test_the_readme_names_every_family() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith("| **Models** |"))
+    assert [family for family in SUPPORTED_FAMILIES if family not in row] == []
+
+
 def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:
     error = refused(tmp_path, {**LLAMA, "model_type": "mamba2", "auto_map": {"AutoModel": "modeling.Mamba"}})
     assert isinstance(error, UnsupportedFamily) and error.kind == "unsupported_family"
