@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.ops import Adapter
-from edgetune.config import AdapterConfig, LinearKind
+from edgetune.config import AdapterConfig
 from edgetune.errors import AdapterError
 
 Floats = NDArray[np.float32]
@@ -88,8 +88,10 @@ def alpha_of(scale: float, rank: int, rslora: bool) -> int | float:
     return next((alpha for alpha in nearest if scale_of(alpha, rank, rslora) == scale), number)
 
 
-def adapted_paths(spec: ModelSpec, targets: Iterable[LinearKind], layers: Any) -> dict[str, tuple[int, int]]:
+def adapted_paths(spec: ModelSpec, targets: Iterable[str], layers: Any) -> dict[str, tuple[int, int]]:
     """(outputs, inputs) of each module that gets an adapter: those kinds, in all layers or in the last N.
+
+    Where a family has q, k and v or gate and up as one layer, a target that is a part of it stands for the whole.
 
     Raises:
         AdapterError: more layers are asked for than the model has.
@@ -97,12 +99,10 @@ def adapted_paths(spec: ModelSpec, targets: Iterable[LinearKind], layers: Any) -
     count = spec.layers if layers == "all" else int(layers)
     if count > spec.layers:
         raise AdapterError(f"adapter.layers is {count}, the model has {spec.layers}", hint=f'use "all" or 1 to {spec.layers}')
-    kinds = set(targets)
     return {
         spec.module_path(layer, kind): spec.linear_shape(kind)
         for layer in range(spec.layers - count, spec.layers)
-        for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        if kind in kinds
+        for kind in spec.kinds_of(targets)
     }
 
 
@@ -129,7 +129,7 @@ def check_fits(adapter: LoraAdapter, spec: ModelSpec) -> None:
     Raises:
         AdapterError: it was made for another base; the message names the first module that differs.
     """
-    known = adapted_paths(spec, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "all")
+    known = adapted_paths(spec, spec.linear_kinds, "all")
     for path, factors in adapter.factors.items():
         made_for = (
             f"the adapter was made for {adapter.base_model}" if adapter.base_model else "use the base that it was trained on"

@@ -36,6 +36,7 @@ class CachedOps(NumpyOps):
         self.keys: list[Floats] = []
         self.values: list[Floats] = []
         self.position = self.layer = 0
+        self.length = 0  # of the text when its keys were last turned
 
     def rotation(self, spans: Spans, shape: HeadShape) -> tuple[Floats, Floats]:
         """Positions go on from those in the cache."""
@@ -67,6 +68,7 @@ class CachedOps(NumpyOps):
     def advance(self, time: int) -> None:
         """The tokens that just went through are behind us now."""
         self.position, self.layer = self.position + time, 0
+        self.length = self.position
 
     def rewind(self, position: int) -> None:
         """Forgets the tokens from that position on."""
@@ -100,6 +102,8 @@ class Generator:
 
     def __init__(self, model: Model, parameters: Mapping[str, Floats], folded: FoldedWeights | None = None):
         self.model, self.parameters, self.folded = model, parameters, folded
+        ropes = {layer.shape.rope for layer in model.layers}
+        self.long_ropes = [rope for rope in ropes if rope is not None and rope.kind == "longrope"]
 
     def stream(
         self,
@@ -125,12 +129,19 @@ class Generator:
         ops = memory.recall(ids, lambda: CachedOps(self.parameters, self.folded))
         new = np.array(ids[ops.position :], np.int32)
         for _ in range(max_tokens):
+            if self.turns_otherwise(ops.length, len(memory.ids)):
+                ops.rewind(0)
+                new = np.array(memory.ids, np.int32)
             token = sample(self.next_logits(ops, new), sampling, random)
             if token in end_ids:
                 return
             memory.ids.append(token)
             yield token
             new = np.array([token], np.int32)
+
+    def turns_otherwise(self, before: int, now: int) -> bool:
+        """Whether LongRoPE turns so many tokens by other frequencies: the keys in the cache were turned by the old ones."""
+        return before > 0 and any(rope.regime(before) != rope.regime(now) for rope in self.long_ropes)
 
     def next_logits(self, ops: CachedOps, tokens: NDArray[np.int32]) -> Floats:
         """(vocab,) of what follows those tokens, which join the cache."""

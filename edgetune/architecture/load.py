@@ -20,12 +20,14 @@ from edgetune.backend.ops import Adapter, Joint, Linear, Norm
 from edgetune.errors import ModelError
 
 Parameters = dict[str, NDArray[np.float32]]
-JOINTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's weights come from: a folder, float32 arrays by Hugging Face name, or the first overlaid by the second."""
+    """Where a model's weights come from: a folder, float32 arrays by Hugging Face name, or the first overlaid by the second.
+
+    Norms in the arrays are what the input is multiplied with, whatever the family stores.
+    """
 
     spec: ModelSpec
     folder: WeightFolder | None = None
@@ -59,6 +61,9 @@ def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
     shapes = parameter_shapes(spec)
     for name, shape in shapes.items():
         info = weights.tensors.get(name)
+        if info is None and any("language_model." in stored for stored in weights.tensors):
+            message = "is a multimodal model: its text part lies under language_model"
+            raise ModelError(message, file=folder, hint="take a text-only model of the family")
         if info is None:
             raise ModelError(f"has no tensor {name}", file=folder, hint="the weights do not belong to this config.json")
         if info.shape != shape:
@@ -78,13 +83,16 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Every parameter of the model by its Hugging Face name, in the model's order."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (spec.vocab, spec.dim)}
     biased = {"q_proj": spec.qkv_bias, "k_proj": spec.qkv_bias, "v_proj": spec.qkv_bias, "o_proj": spec.output_bias}
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if spec.post_norms:
+        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
     for layer in range(spec.layers):
-        for kind in (kind for joint in JOINTS for kind in joint):
+        for kind in spec.linear_kinds:
             path, shape = spec.module_path(layer, kind), spec.linear_shape(kind)
             shapes[f"{path}.weight"] = shape
             if biased.get(kind, spec.mlp_bias):
                 shapes[f"{path}.bias"] = shape[:1]
-        for norm in ("input_layernorm", "post_attention_layernorm"):
+        for norm in norms:
             shapes[f"model.layers.{layer}.{norm}.weight"] = (spec.dim,)
         if spec.query_key_norm:
             for norm in ("q_norm", "k_norm"):
@@ -102,11 +110,11 @@ def build_model(source: Source, adapters: Mapping[str, Adapter]) -> Model:
     first = min((int(path.split(".")[2]) for path in adapters), default=0)
     return Model(
         embedding=embedding,
-        embedding_scale=1.0,
+        embedding_scale=spec.embedding_scale,
         layers=tuple(build_layer(source, layer, adapters) for layer in range(spec.layers)),
-        final_norm=read_norm(source, "model.norm.weight"),
+        final_norm=read_norm(source, "model.norm.weight")._replace(scale=spec.logit_scale),
         head=embedding if spec.tied else linear(source, "lm_head", adapters),
-        logit_cap=None,
+        logit_cap=spec.logit_cap,
         frozen_layers=first,
     )
 
@@ -115,8 +123,12 @@ def build_layer(source: Source, layer: int, adapters: Mapping[str, Adapter]) -> 
     """One block."""
     spec, at = source.spec, f"model.layers.{layer}"
     qkv, output, gate_up, down = (
-        joint(source, [linear(source, spec.module_path(layer, kind), adapters) for kind in kinds]) for kinds in JOINTS
+        joint(source, [linear(source, spec.module_path(layer, kind), adapters) for kind in kinds]) for kinds in spec.joints
     )
+    # Where there are four norms, the one behind attention has the name that is elsewhere that of the one before the MLP.
+    mlp_norm = "pre_feedforward_layernorm" if spec.post_norms else "post_attention_layernorm"
+    behind = ("post_attention_layernorm", "post_feedforward_layernorm") if spec.post_norms else ()
+    post_norms = [read_norm(source, f"{at}.{name}.weight") for name in behind] or [None, None]
     return Layer(
         query_key_value=qkv,
         output=output,
@@ -124,14 +136,15 @@ def build_layer(source: Source, layer: int, adapters: Mapping[str, Adapter]) -> 
         down=down,
         shape=spec.head_shape(layer),
         window=spec.windows[layer],
-        attention_cap=None,
+        attention_cap=spec.attention_cap,
         activation=spec.activation,
         attention_norm=read_norm(source, f"{at}.input_layernorm.weight"),
-        mlp_norm=read_norm(source, f"{at}.post_attention_layernorm.weight"),
-        attention_post_norm=None,
-        mlp_post_norm=None,
+        mlp_norm=read_norm(source, f"{at}.{mlp_norm}.weight"),
+        attention_post_norm=post_norms[0],
+        mlp_post_norm=post_norms[1],
         query_norm=read_norm(source, f"{at}.self_attn.q_norm.weight") if spec.query_key_norm else None,
         key_norm=read_norm(source, f"{at}.self_attn.k_norm.weight") if spec.query_key_norm else None,
+        residual_scale=spec.residual_scale,
     )
 
 
@@ -154,11 +167,22 @@ def joint(source: Source, parts: list[Linear]) -> Joint:
 
 
 def read_norm(source: Source, name: str) -> Norm:
-    """An RMS norm's weight, in float32."""
+    """An RMS norm's weight, in float32: what the input is multiplied with."""
     if name in source.arrays:
         return Norm(name, source.arrays[name], source.spec.norm_eps)
     assert source.folder is not None
-    return Norm(name, source.folder.floats(name), source.spec.norm_eps)
+    return Norm(name, source.folder.floats(name) + offset_of(source.spec, name), source.spec.norm_eps)
+
+
+def offset_of(spec: ModelSpec, name: str) -> np.float32:
+    """What is added to a parameter as a folder stores it, and taken off again when it is stored."""
+    return np.float32(spec.norm_offset if name.endswith("norm.weight") else 0)
+
+
+def as_stored(spec: ModelSpec, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A parameter as a folder holds it, of one as `trained_copy` gives it."""
+    offset = offset_of(spec, name)
+    return array - offset if offset else array
 
 
 def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Parameters:
@@ -170,7 +194,7 @@ def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Pa
     parameters: Parameters = {}
     shapes = parameter_shapes(spec)
     for layer in range(spec.layers):
-        for kinds in JOINTS:
+        for kinds in spec.joints:
             paths = [f"{spec.module_path(layer, kind)}.weight" for kind in kinds]
             stack = np.empty((sum(shapes[path][0] for path in paths), shapes[paths[0]][1]), np.float32)
             start = 0
@@ -180,7 +204,7 @@ def trained_copy(spec: ModelSpec, initial: WeightFolder | None, seed: int) -> Pa
     for index, (name, shape) in enumerate(shapes.items()):
         array = parameters.setdefault(name, np.empty(shape, np.float32))
         if initial is not None:
-            array[...] = initial.floats(name)
+            np.add(initial.floats(name), offset_of(spec, name), out=array)
         else:
             array[...] = drawn(
                 name, shape, spec.layers, np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
@@ -194,5 +218,5 @@ def drawn(name: str, shape: tuple[int, ...], layers: int, random: np.random.Gene
         return np.zeros(shape, np.float32)
     if len(shape) == 1:
         return np.ones(shape, np.float32)
-    deviation = 0.02 / (np.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1)
+    deviation = 0.02 / (np.sqrt(2 * layers) if name.endswith((".o_proj.weight", ".down_proj.weight")) else 1)
     return random.standard_normal(shape, np.float32) * np.float32(deviation)

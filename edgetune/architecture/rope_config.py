@@ -4,30 +4,63 @@ transformers 4 writes rope_theta and rope_scaling at the top, transformers 5 wri
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from edgetune.architecture.config_json import LARGEST, Config
 from edgetune.backend.rope import Rope, RopeKind
 from edgetune.files import clean
 
 
-def read_rope(config: Config, head_dim: int) -> Rope:
-    """The rotation, from rope_parameters, or from rope_theta and rope_scaling.
+def read_rope(config: Config, head_dim: int, *, partial: bool = False) -> Rope:
+    """The rotation, from rope_parameters, or from rope_theta and rope_scaling. `partial`: it may turn a part of a head.
 
     Raises:
         ModelError: an unknown type, or a number that its type needs is missing.
     """
     given = config.get("rope_parameters", dict) or config.get("rope_scaling", dict) or {}
-    if any(isinstance(value, dict) for key, value in given.items() if key.endswith("attention")):
+    if is_nested(given):
         raise config.wrong("rope_parameters", "has a set for each kind of layer, which is not supported")
-    rope = Config(given, config.file)
+    return rope_of(config, Config(given, config.file), head_dim, partial)
+
+
+def read_ropes(config: Config, head_dim: int) -> tuple[Rope, Rope]:
+    """The rotations of layers that see everything, and of those that see a window (Gemma 3).
+
+    transformers 5 writes a set for each in rope_parameters; transformers 4 wrote the first as others do, and the second's
+    base as rope_local_base_freq.
+
+    Raises:
+        ModelError: as read_rope, or rope_parameters are of another form.
+    """
+    given = config.get("rope_parameters", dict) or {}
+    if given and not is_nested(given):
+        raise config.wrong("rope_parameters", "has no set for each kind of layer")
+    sets = Config(given, config.file)
+    full = sets.get("full_attention", dict) or config.get("rope_scaling", dict) or {}
+    local = Config({**config.values, "rope_theta": config.get("rope_local_base_freq", float, 10_000.0)}, config.file)
+    sliding = sets.get("sliding_attention", dict) or {}
+    return rope_of(config, Config(full, config.file), head_dim), rope_of(local, Config(sliding, config.file), head_dim)
+
+
+def is_nested(given: Mapping[str, Any]) -> bool:
+    """Whether rope parameters come as a set for each kind of layer."""
+    return any(isinstance(value, dict) for key, value in given.items() if key.endswith("attention"))
+
+
+def rope_of(config: Config, rope: Config, head_dim: int, partial: bool = False) -> Rope:
+    """The rotation that a set of rope parameters describes, with what stands at the config's root."""
     kind = rope.get("rope_type", str) or rope.get("type", str) or "default"
+    kind = "longrope" if kind == "su" else kind  # as Phi-3 called it first
     if kind not in get_args(RopeKind):
         raise config.wrong("rope_type", f"is {clean(kind)}; known: {', '.join(get_args(RopeKind))}")
-    partial = rope.get("partial_rotary_factor", float, config.get("partial_rotary_factor", float, 1.0))
-    if partial != 1:
-        raise config.wrong("partial_rotary_factor", f"is {partial}, which is not supported")
+    share = rope.get("partial_rotary_factor", float, config.get("partial_rotary_factor", float, 1.0))
+    if share != 1 and not (partial and 0 < share < 1):
+        raise config.wrong("partial_rotary_factor", f"is {share}, which is not supported")
+    dim = int(head_dim * share)
+    if dim < 2 or dim % 2:
+        raise config.wrong("partial_rotary_factor", f"is {share}, which turns {dim} of {head_dim} dimensions")
     max_positions = config.positive("max_position_embeddings", 2048)
     stretched_from = rope.positive("original_max_position_embeddings", max_positions)
     original = config.positive("original_max_position_embeddings", stretched_from)
@@ -35,7 +68,7 @@ def read_rope(config: Config, head_dim: int) -> Rope:
     if factor is None and kind in ("linear", "dynamic", "llama3"):
         raise config.wrong("rope_scaling.factor", f"is missing, which {kind} needs")
     read = Rope(
-        dim=head_dim,
+        dim=dim,
         base=rope.get("rope_theta", float, config.get("rope_theta", float, 10_000.0)),
         kind=kind,  # pyright: ignore[reportArgumentType]
         factor=max_positions / original if factor is None else factor,
@@ -46,8 +79,8 @@ def read_rope(config: Config, head_dim: int) -> Rope:
         beta_fast=rope.get("beta_fast", float, 32.0),
         beta_slow=rope.get("beta_slow", float, 1.0),
         truncate=rope.get("truncate", bool, True),
-        short_factor=divisors(rope, "short_factor", head_dim, kind),
-        long_factor=divisors(rope, "long_factor", head_dim, kind),
+        short_factor=divisors(rope, "short_factor", dim, kind),
+        long_factor=divisors(rope, "long_factor", dim, kind),
     )
     check_rope(read, config)
     return replace(read, scale=rope_scale(rope, read))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.architecture.config_forms import both_forms
 from edgetune.architecture.weights import save_safetensors, stored_as
 
 SIDE_FILES = (
@@ -40,24 +41,6 @@ def portable(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """
     config = {key: value for key, value in config.items() if key not in ("quantization", "quantization_config")}
     return both_forms(config) | {"dtype": dtype, "torch_dtype": dtype}
-
-
-def both_forms(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the rope in both forms: transformers 5 reads rope_parameters, everything older the top-level keys.
-
-    Tools that know only one form would silently run with another rope.
-    """
-    config = {key: value for key, value in config.items() if key != "_name_or_path"}  # a path on somebody's machine
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = given.get("rope_type") or given.get("type") or "default"
-    theta = given.get("rope_theta") or config.get("rope_theta") or 10_000.0
-    scaling = {**{key: value for key, value in given.items() if key not in ("rope_theta", "type")}, "rope_type": kind}
-    return {
-        **config,
-        "rope_theta": theta,
-        "rope_scaling": None if kind == "default" else scaling,
-        "rope_parameters": {**scaling, "rope_theta": theta},
-    }
 
 
 def roomy(dtype: str, arrays: Mapping[str, NDArray[np.float32]]) -> str:

@@ -27,13 +27,14 @@ class Layer(NamedTuple):
     mlp_post_norm: Norm | None
     query_norm: Norm | None  # Qwen 3, Gemma 3
     key_norm: Norm | None
+    residual_scale: float = 1.0  # Granite: what a block adds to the stream is multiplied by it
 
 
 class Model(NamedTuple):
     """A decoder's weights. The head is the embedding itself where the two are tied."""
 
     embedding: Linear
-    embedding_scale: float  # Gemma: sqrt(dim)
+    embedding_scale: float  # Gemma: sqrt(dim); Granite names one
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Linear
@@ -82,8 +83,8 @@ def block(ops: Ops, layer: Layer, row: Row, x: Value, kept: np.ndarray | None = 
     mixed = ops.attention(q, k, v, row.spans, layer.window, layer.attention_cap)
     if kept is not None and len(kept) < len(row.tokens):
         x, mixed = ops.keep(x, kept), ops.keep(mixed, kept)
-    x = ops.add(x, ops.project(mixed, layer.output), layer.attention_post_norm)
+    x = ops.add(x, ops.project(mixed, layer.output), layer.attention_post_norm, layer.residual_scale)
 
     gate_up = ops.project(x, layer.gate_up, layer.mlp_norm)
     gated = ops.gated(gate_up, layer.activation)
-    return ops.add(x, ops.project(gated, layer.down), layer.mlp_post_norm)
+    return ops.add(x, ops.project(gated, layer.down), layer.mlp_post_norm, layer.residual_scale)

@@ -81,25 +81,31 @@ class NumpyOps:
 
         return self.record(x, [Value(None)], backward)
 
-    def add(self, x: Value, y: Value, norm: Norm | None = None) -> Value:
-        """x + norm(y)."""
+    def add(self, x: Value, y: Value, norm: Norm | None = None, scale: float = 1.0) -> Value:
+        """x + scale * norm(y)."""
         y_normed, back = self.normed(y.data, norm)
+        if scale != 1:
+            y_normed = y_normed * self.dtype(scale)
 
         def backward(d: Floats) -> tuple[Floats, Floats]:
-            return d, back(d)
+            return d, back(d if scale == 1 else d * self.dtype(scale))
 
         return self.record(x.data + y_normed, [x, y], backward)
 
     def normed(self, x: Floats, norm: Norm | None) -> tuple[Floats, NormBackward]:
-        """x / rms(x) * weight over the last axis, and the backward of that. Without a norm, x."""
+        """x / rms(x) * weight * scale over the last axis, and the backward of that. Without a norm, x."""
         if norm is None:
             return x, lambda d: d
         rstd = 1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + norm.eps)
         rstd = rstd.astype(x.dtype, copy=False)
         y = x * rstd
         y *= norm.weight
+        if norm.scale != 1:
+            y *= x.dtype.type(norm.scale)
 
         def backward(d: Floats) -> Floats:
+            if norm.scale != 1:
+                d = d * x.dtype.type(norm.scale)
             if norm.name in self.gradients:
                 self.gradients[norm.name] += (d * x * rstd).reshape(-1, x.shape[-1]).sum(0)
             d = d * norm.weight

@@ -28,6 +28,7 @@ class Norm(NamedTuple):
     name: str  # Hugging Face parameter name; its gradient is kept if that is trained
     weight: Array  # (dim,), (head_dim,) or (heads * head_dim,)
     eps: float
+    scale: float = 1.0  # what comes out is multiplied by it, too: Granite's way to divide its logits
 
 
 class Adapter(NamedTuple):
@@ -119,8 +120,8 @@ class Ops(Protocol):
         """(time, 2 hidden) -> (time, hidden): activation(gate) * up (arXiv:2002.05202)."""
         ...
 
-    def add(self, x: Value, y: Value, norm: Norm | None = None) -> Value:
-        """x + norm(y), both (time, dim)."""
+    def add(self, x: Value, y: Value, norm: Norm | None = None, scale: float = 1.0) -> Value:
+        """x + scale * norm(y), both (time, dim)."""
         ...
 
     def keep(self, x: Value, positions: NDArray[np.intp]) -> Value:

@@ -111,7 +111,7 @@ def texts_of(source: Source, child: LlamaChild, gguf: Path) -> tuple[Tokenizer, 
     """Tokenizer and template of the model folder where it is known, else those in the GGUF."""
     if source.folder is not None:
         tokenizer = load_tokenizer(source.folder)
-        if tokenizer.vocab_size <= child.info.vocab_size:
+        if tokenizer.fits(child.info.vocab_size):
             return tokenizer, load_template(source.folder, tokenizer)
     tokenizer = gguf_tokenizer(child, gguf)
     return tokenizer, ChatTemplate(sized(child.info.template, gguf), tokenizer) if child.info.template else None

@@ -18,6 +18,7 @@ from edgetune.architecture.load import check_shapes
 from edgetune.architecture.row_blocks import Meter, row_blocks
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
+from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError, ModelError
 from edgetune.events import Progress
 from edgetune.export.gguf_header import ARRAY, STRING
@@ -28,7 +29,7 @@ from edgetune.export.gguf_names import (
     hyperparameters,
     interleave,
     named_tensors,
-    rope_divisors,
+    rope_tensors,
 )
 from edgetune.export.gguf_vocabulary import read_vocabulary
 from edgetune.export.tensor_blocks import encode
@@ -113,10 +114,7 @@ def about(spec: ModelSpec, tensors: list[PlacedTensor], kind: Kind, name: str) -
 
 def placed_tensors(spec: ModelSpec, kind: Kind) -> list[PlacedTensor]:
     """What the file will hold, in its order. Vectors and norms stay in float32, as llama.cpp's graphs want them."""
-    placed: list[PlacedTensor] = []
-    divisors = rope_divisors(spec.rope)
-    if divisors is not None:
-        placed.append(PlacedTensor("rope_freqs.weight", "F32", divisors.shape, divisors))
+    placed = [PlacedTensor(name, "F32", values.shape, values) for name, values in rope_tensors(spec.rope).items()]
     for tensor in named_tensors(spec):
         own: Kind = kind
         if len(tensor.shape) == 1:
@@ -188,4 +186,7 @@ def encoded_blocks(tensor: PlacedTensor, weights: WeightFolder, head_dim: int) -
     info = weights.tensors[tensor.source.source]
     for block in row_blocks(info, head_dim if tensor.source.interleaved else 1):
         rows = interleave(block, head_dim) if tensor.source.interleaved else block
-        yield encode(rows, info.dtype, tensor.kind, tensor.source.source)
+        if tensor.source.offset:
+            yield encode(as_floats(rows) + tensor.source.offset, "F32", tensor.kind, tensor.source.source)
+        else:
+            yield encode(rows, info.dtype, tensor.kind, tensor.source.source)

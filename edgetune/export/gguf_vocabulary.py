@@ -69,7 +69,7 @@ def read_vocabulary(folder: Path, rows: int) -> Metadata:
         TemplateError: the chat template is broken.
     """
     tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > rows:
+    if not tokenizer.fits(rows):
         raise TokenizerError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding have {rows}",
             file=folder,
@@ -80,7 +80,8 @@ def read_vocabulary(folder: Path, rows: int) -> Metadata:
         keys, tokens = byte_level(folder, description)
     else:
         keys, tokens = sentencepiece(folder, description)
-    for id_ in tokenizer.control.values():
+    tokens = {id_: token for id_, token in tokens.items() if id_ < rows}
+    for id_ in tokenizer.control_ids & tokens.keys():
         if tokens[id_].type != UNKNOWN:
             tokens[id_] = tokens[id_]._replace(type=CONTROL)
     keys |= token_lists(tokens, rows, folder)
@@ -157,6 +158,8 @@ def begins_with_space(description: Description, file: Path) -> bool:
                 answer = scheme != "never"
             case {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}:
                 pass
+            case {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}:
+                pass  # Gemma's: no space is left to split at
             case _:
                 raise TokenizerError(f"llama.cpp has no step {described([step])}", file=file, hint=ONLY_HERE)
     return answer

@@ -14,7 +14,7 @@ from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.numpy_ops import BLOCK, QUERIES, VOCABULARY
-from edgetune.config import LINEAR_KINDS, AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
+from edgetune.config import AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
 from edgetune.errors import DoesNotFit
 from edgetune.units import count, size
 
@@ -138,7 +138,7 @@ def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
 
 def block_parameters(spec: ModelSpec) -> int:
     """Numbers in the linear layers of one block."""
-    return sum(math.prod(spec.linear_shape(kind)) for kind in LINEAR_KINDS)
+    return sum(math.prod(spec.linear_shape(kind)) for kind in spec.linear_kinds)
 
 
 def longest_sequence(config: RunConfig, lengths: Sequence[int]) -> int:
@@ -167,9 +167,11 @@ def trained_layers(spec: ModelSpec, adapter: AdapterConfig) -> int:
 
 def block_floats(spec: ModelSpec) -> int:
     """Floats that one block keeps for each token: its input and that of its MLP; q, k, v; what attention mixed and its
-    log-sum-exp; gate and up; their product. Where queries and keys are normed, also what the norm read."""
+    log-sum-exp; gate and up; their product. Where queries and keys, or what a block gives, are normed, also what that norm
+    read."""
     queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     normed = queries + 2 * keys if spec.query_key_norm else 0
+    normed += 2 * spec.dim if spec.post_norms else 0
     return 2 * spec.dim + 2 * queries + 2 * keys + spec.heads + 3 * spec.hidden + normed
 
 

@@ -66,6 +66,15 @@ class Tokenizer:
         rule = facts.adds_bos if facts.adds_bos is not None else self.bos_id is not None and vocabulary.begins_with(self.bos_id)
         self.adds_bos = self.bos_id is not None and rule
 
+    def fits(self, rows: int) -> bool:
+        """Whether an embedding of that many rows has one for every token, but for control tokens that nobody asks for.
+
+        Gemma 3's small models share a tokenizer with those that see: its mark for an image is one row too far.
+        """
+        beyond = range(rows, self.vocab_size)
+        needed = {self.bos_id, *self.end_ids}
+        return len(beyond) <= len(self.control_ids) and all(id_ in self.control_ids and id_ not in needed for id_ in beyond)
+
     def named(self, facts: TokenizerFiles, name: str, otherwise: int | None) -> int | None:
         """The id of bos_token, eos_token, …
 

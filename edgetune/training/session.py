@@ -18,7 +18,7 @@ from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
 from edgetune.adapters.open import open_adapter
 from edgetune.adapters.peft import write_peft
-from edgetune.architecture.load import Source, build_model, check_shapes, parameter_shapes, trained_copy
+from edgetune.architecture.load import Source, as_stored, build_model, check_shapes, parameter_shapes, trained_copy
 from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import ModelSpec, read_spec
@@ -110,7 +110,7 @@ def prepare(
         check_shapes(spec, weights, folder)
     check_quantize_base(config, weights)
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
-    if tokenizer is not None and tokenizer.vocab_size > spec.vocab:
+    if tokenizer is not None and not tokenizer.fits(spec.vocab):
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
         raise ModelError(message, file=folder, hint="tokenizer and weights do not belong together")
     now = now or datetime.now().isoformat(timespec="seconds")
@@ -409,7 +409,8 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
         dtype = roomy(STORED_TYPES.get(prepared.spec.dtype, "F32"), best)
         with whole_folder(out, "model") as part:
             copy_side_files(prepared.folder, part, dtype)
-            write_arrays(part, parameter_shapes(prepared.spec).items(), lambda name: best[name], dtype)
+            shapes = parameter_shapes(prepared.spec).items()
+            write_arrays(part, shapes, lambda name: as_stored(prepared.spec, name, best[name]), dtype)
     else:
         out = run.folder / "adapter"
         with whole_folder(out, "adapter") as part:

@@ -25,6 +25,11 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT4O = (
+    TEKKEN.replace(r"\p{Ll}\p{Lm}\p{Lo}\p{M}]+", r"\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
+    .replace(r"\p{Ll}\p{Lm}\p{Lo}\p{M}]*", r"\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
+    .replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -51,6 +56,7 @@ PRE_TOKENIZERS = {
     "smaug-bpe": PreTokenizer(split_step(LLAMA3)),
     "qwen2": PreTokenizer(split_step(QWEN2)),
     "tekken": PreTokenizer(split_step(TEKKEN), True),
+    "gpt-4o": PreTokenizer(split_step(GPT4O)),
     "gpt-2": PreTokenizer(byte_level_step(True)),
     "smollm": PreTokenizer(
         {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level_step(True)]}
@@ -78,7 +84,14 @@ def added(id_: int, content: str, special: bool = True) -> dict[str, Any]:
     return {"id": id_, "content": content, **flags, "special": special}
 
 
-def write_byte_level(folder: Path, pre: str, extra: Mapping[str, bool], names: Mapping[str, str], template: str = "") -> int:
+def write_byte_level(
+    folder: Path,
+    pre: str,
+    extra: Mapping[str, bool],
+    names: Mapping[str, str],
+    template: str = "",
+    kind: str = "PreTrainedTokenizerFast",
+) -> int:
     """tokenizer.json over bytes, as Llama 3 and Qwen have it; `extra` are added tokens. Gives 1 + the highest id."""
     letters = {byte: letter for letter, byte in BYTE_OF.items()}
     words = [[letters[byte] for byte in (" " * (at > 0) + word).encode()] for at, word in enumerate(TEXT.split(" "))]
@@ -91,7 +104,7 @@ def write_byte_level(folder: Path, pre: str, extra: Mapping[str, bool], names: M
     document = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens, "normalizer": None}
     document |= {"pre_tokenizer": steps.steps, "post_processor": None, "decoder": byte_level_step(True), "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    write_tokenizer_config(folder, "PreTrainedTokenizerFast", names, tokens, template)
+    write_tokenizer_config(folder, kind, names, tokens, template)
     return len(vocab) + len(tokens)
 
 
@@ -127,8 +140,11 @@ def field(number: int, value: bytes | int | float) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def write_sentencepiece(folder: Path, extra: Mapping[str, bool], template: str = "", model: bool = True) -> int:
-    """tokenizer.model, or the tokenizer.json that it becomes in transformers; `extra` are added tokens."""
+def write_sentencepiece(
+    folder: Path, extra: Mapping[str, bool], template: str = "", model: bool = True, prefix: bool = True
+) -> int:
+    """tokenizer.model, or the tokenizer.json that it becomes in transformers; `extra` are added tokens, `prefix` is the space
+    before a text."""
     entries = pieces()
     tokens = [added(len(entries) + at, text, special) for at, (text, special) in enumerate(extra.items())]
     listed = [added(id_, entries[id_][0]) for id_ in range(3)]
@@ -140,15 +156,18 @@ def write_sentencepiece(folder: Path, extra: Mapping[str, bool], template: str =
         content = b"".join(
             field(1, field(1, text.encode()) + field(2, score) + field(3, kind)) for text, score, kind in entries
         )
-        rules = field(1, b"identity") + field(3, 1) + field(4, 0)
+        rules = field(1, b"identity") + field(3, int(prefix)) + field(4, 0)
         (folder / "tokenizer.model").write_bytes(content + field(2, field(3, 2) + field(35, 1)) + field(3, rules))
     else:
-        write_converted(folder, entries, [*listed, *tokens])
+        write_converted(folder, entries, [*listed, *tokens], prefix)
     return len(entries) + len(tokens)
 
 
-def write_converted(folder: Path, entries: Sequence[tuple[str, float, int]], tokens: Sequence[Mapping[str, Any]]) -> None:
-    """A SentencePiece model as tokenizer.json: every pair that makes a piece becomes a merge, best score first."""
+def write_converted(
+    folder: Path, entries: Sequence[tuple[str, float, int]], tokens: Sequence[Mapping[str, Any]], prefix: bool
+) -> None:
+    """A SentencePiece model as tokenizer.json, Llama's or Gemma's: every pair that makes a piece becomes a merge, best score
+    first."""
     vocab = {text: id_ for id_, (text, _, _) in enumerate(entries)}
     ranked = sorted((text for text, _, kind in entries if kind == 1), key=lambda text: -entries[vocab[text]][1])
     merges = [[t[:at], t[at:]] for t in ranked for at in range(1, len(t)) if t[:at] in vocab and t[at:] in vocab]
@@ -156,13 +175,16 @@ def write_converted(folder: Path, entries: Sequence[tuple[str, float, int]], tok
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    split = {"type": "Split", "invert": False}
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": list(tokens),
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
-        "pre_tokenizer": None,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
+        if prefix
+        else replace,
+        "pre_tokenizer": None if prefix else {**split, "pattern": {"String": " "}, "behavior": "MergedWithPrevious"},
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]},
         "model": {**model, "vocab": vocab, "merges": merges},
@@ -179,7 +201,8 @@ def random_values(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def write_weights(folder: Path, dtype: str, shards: int = 1) -> None:
     """Every parameter that config.json asks for; norms are around one."""
-    shapes = parameter_shapes(read_spec(folder))
+    spec = read_spec(folder)
+    shapes = parameter_shapes(spec)
     names = list(shapes)
     files: dict[str, list[str]] = {"model.safetensors": names}
     if shards > 1:
@@ -189,7 +212,8 @@ def write_weights(folder: Path, dtype: str, shards: int = 1) -> None:
 
     def data(name: str) -> np.ndarray:
         values = random_values(shapes[name], names.index(name))
-        return stored_as(values + 1 if name.endswith("norm.weight") else values, dtype)
+        offset = 1 - spec.norm_offset if name.endswith("norm.weight") else 0
+        return stored_as(values + np.float32(offset), dtype)
 
     for file, held in files.items():
         (folder / file).unlink(missing_ok=True)
@@ -201,6 +225,11 @@ CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
 
 
@@ -243,7 +272,20 @@ LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.125, "residual_multiplier": 0.22, "logits_scaling": 6.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.0],
+        "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
+    },
+}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 24, "tie_word_embeddings": True}
+GEMMA2 = {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+GEMMA3 = {**GEMMA, "rope_theta": 1e6}
+WIDE = {"head_dim": 32, "query_pre_attn_scalar": 32}
 ALL = ("F32", "F16", "BF16", "Q8_0")
 CASES = {
     "llama-untied-sentencepiece": Case("llama", "sentencepiece", "F32", ALL),
@@ -278,6 +320,65 @@ CASES = {
         {"head_dim": 32, "tie_word_embeddings": True, "rope_parameters": {**YARN, "rope_theta": 1e6}},
     ),
     "qwen3-untied": Case("qwen3", "qwen2", "F16", ("F16",), {"head_dim": 16}),
+    "smollm3-tied": Case(
+        "smollm3",
+        "smaug-bpe",
+        "BF16",
+        ("BF16", "Q8_0"),
+        {"tie_word_embeddings": True, "num_hidden_layers": 5, "rope_theta": 5e6},
+    ),
+    "smollm3-untied-window": Case(
+        "smollm3",
+        "llama-bpe",
+        "F32",
+        ("F16",),
+        {"num_hidden_layers": 4, "head_dim": 32, "use_sliding_window": True, "sliding_window": 32},
+    ),
+    "granite-tied": Case("granite", "smollm", "BF16", ALL, {**GRANITE, "tie_word_embeddings": True}),
+    "granite-biases": Case(
+        "granite",
+        "gpt-2",
+        "F16",
+        ("F16",),
+        {**GRANITE, "attention_bias": True, "mlp_bias": True, "rope_theta": 5e5},
+    ),
+    "phi3-sentencepiece": Case("phi3", "sentencepiece", "BF16", ALL, {"original_max_position_embeddings": 256}),
+    "phi3-window": Case("phi3", "gpt-4o", "F32", ("F16",), {"sliding_window": 32, "original_max_position_embeddings": 256}),
+    "phi3-longrope-short": Case(  # llama.cpp makes every context a multiple of 256, and asks how long that is
+        "phi3",
+        "gpt-4o",
+        "BF16",
+        ("BF16",),
+        {**LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024},
+    ),
+    "phi3-longrope-long": Case(
+        "phi3",
+        "gpt-4o",
+        "BF16",
+        ("BF16", "Q8_0"),
+        {**LONGROPE, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
+    ),
+    "gemma2": Case("gemma2", "sentencepiece", "BF16", ALL, GEMMA2),
+    "gemma2-large-heads": Case("gemma2", "sentencepiece", "F32", ("F16",), {**GEMMA2, "num_hidden_layers": 3, **WIDE}),
+    "gemma3": Case("gemma3_text", "sentencepiece", "BF16", ALL, {**GEMMA3, "num_hidden_layers": 7}),
+    "gemma3-linear-local-base": Case(
+        "gemma3_text",
+        "sentencepiece",
+        "F32",
+        ("F16",),
+        {
+            **GEMMA3,
+            **WIDE,
+            "num_hidden_layers": 6,
+            "final_logit_softcapping": 5.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_local_base_freq": 500.0,
+        },
+    ),
+    # Its converter takes a tokenizer.json for a byte-level one.
+    "gemma3-converted-all-layers-see-all": Case(
+        "gemma3_text", "converted", "BF16", (), {**GEMMA3, "layer_types": ["full_attention"] * 2}
+    ),
     "stories260K": Case("llama", "asset", "F32", ALL, asset="weights/stories260K-hf"),
     "qwen2.5-tokenizer": Case(
         "qwen2",
@@ -311,10 +412,12 @@ def build(name: str, folder: Path, assets: Path | None) -> Case:
     else:
         if case.tokenizer in ("sentencepiece", "converted"):
             extra = chat if case.family == "llama" else {}
-            size = write_sentencepiece(folder, extra, CHATML if extra else "", case.tokenizer == "sentencepiece")
+            prefix = not case.family.startswith("gemma")
+            size = write_sentencepiece(folder, extra, CHATML if extra else "", case.tokenizer == "sentencepiece", prefix)
         else:
             names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-            size = write_byte_level(folder, case.tokenizer, chat, names, CHATML)
+            kind = "GPT2Tokenizer" if case.family == "phi3" else "PreTrainedTokenizerFast"  # by which its converter knows it
+            size = write_byte_level(folder, case.tokenizer, chat, names, CHATML, kind)
         write_config(folder, case.family, size + case.padding, **case.config)
     write_weights(folder, case.dtype, case.shards)
     return case

@@ -1,6 +1,6 @@
 """Makes fixtures/transformers.json: what transformers computes for random tiny models of every switch.
 
-Run it by hand where torch and transformers are installed (5.23 and torch 2.13 made what is stored):
+Run it by hand where torch and transformers are installed (5.24 and torch 2.13 made what is stored):
 
     python tests/parity/make_transformers_fixtures.py
 
@@ -24,6 +24,10 @@ SEED = 11
 LENGTHS = (10, 40)  # the long one exceeds every sliding window and every original length below
 FILE = Path(__file__).parent / "fixtures" / "transformers.json"
 
+CLASSES = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "granite": "Granite",
+    "phi3": "Phi3", "gemma2": "Gemma2", "gemma3_text": "Gemma3",
+}  # fmt: skip
 BASE = dict(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
@@ -37,6 +41,10 @@ LONGROPE = dict(
     short_factor=[1.0, 1.2, 1.5, 1.7, 2.0, 2.2, 2.5, 3.0],
     long_factor=[1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0, 16.0],
 )
+
+GEMMA = dict(tied=True, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, hidden_activation="gelu_pytorch_tanh")
+GEMMA2 = dict(**GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=4.0)
+GEMMA3 = dict(**GEMMA, theta=1_000_000.0, rope_local_base_freq=10_000.0)
 
 
 def case(
@@ -97,17 +105,66 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3-untied-bias": case("qwen3", head_dim=16, attention_bias=True),
     "qwen3-window": case("qwen3", head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=2),
     "qwen3-default-head-dim": case("qwen3", num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2),
+    "smollm3": case("smollm3", tied=True, num_hidden_layers=4, theta=5e6),
+    "smollm3-interval": case("smollm3", no_rope_layer_interval=2, head_dim=16),
+    "smollm3-list": case("smollm3", no_rope_layers=[0, 1, 1], mlp_bias=True),
+    # Where nothing turns, attention does not feel a bias of the keys: all layers turn.
+    "smollm3-biases": case("smollm3", no_rope_layers=[1, 1, 1], attention_bias=True, mlp_bias=True),
+    "smollm3-window": case("smollm3", use_sliding_window=True, sliding_window=8, no_rope_layer_interval=2),
+    "smollm3-layer-types": case(
+        "smollm3", use_sliding_window=True, sliding_window=8, no_rope_layers=[1, 0, 1],
+        layer_types=["full_attention", "full_attention", "sliding_attention"],
+    ),
+    "granite": case(
+        "granite", tied=True, embedding_multiplier=12.0, attention_multiplier=0.125, residual_multiplier=0.22,
+        logits_scaling=3.0,
+    ),
+    "granite-embedding": case("granite", embedding_multiplier=12),
+    "granite-attention": case("granite", attention_multiplier=0.05),
+    "granite-residual": case("granite", residual_multiplier=0.22),
+    "granite-logits": case("granite", logits_scaling=8.0),
+    "granite-all-ones": case("granite"),
+    "granite-biases-llama3": case(
+        "granite", attention_multiplier=0.25, attention_bias=True, mlp_bias=True, head_dim=16, theta=500.0, rope=LLAMA3
+    ),
+    "phi3": case("phi3", sliding_window=None),
+    "phi3-window": case("phi3", sliding_window=8, tied=True, original_max_position_embeddings=64),
+    "phi3-partial": case("phi3", partial_rotary_factor=0.5, num_key_value_heads=1),
+    "phi3-longrope": case("phi3", hidden_size=64, rope=LONGROPE, **ORIGINAL),
+    "phi3-longrope-partial": case(
+        "phi3", hidden_size=64, partial_rotary_factor=0.75, tied=True, sliding_window=100, **ORIGINAL,
+        rope={name: value[:6] if isinstance(value, list) else value for name, value in LONGROPE.items()},
+    ),
+    "gemma2": case("gemma2", **GEMMA2),
+    "gemma2-no-attention-cap": case("gemma2", **{**GEMMA2, "attn_logit_softcapping": None}),
+    "gemma2-no-logit-cap": case("gemma2", **{**GEMMA2, "final_logit_softcapping": None}),
+    "gemma2-scalar-window": case("gemma2", **{**GEMMA2, "query_pre_attn_scalar": 32, "sliding_window": 4}),
+    "gemma2-layer-types-bias": case(
+        "gemma2", **GEMMA2, attention_bias=True, layer_types=["full_attention", "full_attention", "sliding_attention"]
+    ),
+    "gemma2-bfloat16-untied": case("gemma2", dtype="BF16", **{**GEMMA2, "tied": False, "hidden_size": 48}),
+    "gemma3": case("gemma3_text", num_hidden_layers=7, **GEMMA3),
+    "gemma3-pattern": case("gemma3_text", sliding_window_pattern=2, **GEMMA3),
+    "gemma3-local-base": case("gemma3_text", sliding_window_pattern=2, **{**GEMMA3, "rope_local_base_freq": 50.0}),
+    "gemma3-linear": case("gemma3_text", sliding_window_pattern=2, rope=dict(rope_type="linear", factor=8.0), **GEMMA3),
+    "gemma3-cap-scalar": case(
+        "gemma3_text", sliding_window_pattern=3, final_logit_softcapping=3.0,
+        **{**GEMMA3, "query_pre_attn_scalar": 32},
+    ),
+    "gemma3-layer-types": case(
+        "gemma3_text", layer_types=["full_attention", "sliding_attention", "sliding_attention"], attention_bias=True, **GEMMA3
+    ),
 }  # fmt: skip
 
 
 def version_4(case: dict[str, Any]) -> dict[str, Any]:
     """config.json as transformers 4 wrote it: rope_theta and rope_scaling at the top, torch_dtype, no derived lists."""
     scaling = dict(case["rope"]) or None
-    if scaling and scaling["rope_type"] in ("linear", "dynamic"):
+    family = case["values"]["model_type"]
+    if scaling and family != "gemma3_text" and (scaling["rope_type"] in ("linear", "dynamic") or family == "phi3"):
         scaling["type"] = scaling.pop("rope_type")  # the older of its two spellings
-    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
     return {
-        "architectures": [f"{names[case['values']['model_type']]}ForCausalLM"],
+        "architectures": [f"{CLASSES[family]}ForCausalLM"],
         **case["values"],
         "hidden_act": "silu",
         "rope_theta": case["theta"],
@@ -140,7 +197,9 @@ def make(name: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     forms = {"v4": version_4(case)}
     write_model(folder / "v4", forms["v4"], SEED, case["dtype"])
     forms["v5"] = version_5(folder / "v4")
-    assert "rope_theta" not in forms["v5"] and "rope_parameters" in forms["v5"], forms["v5"]
+    assert "rope_theta" not in forms["v5"] and "rope_local_base_freq" not in forms["v5"] and "rope_parameters" in forms["v5"], (
+        forms["v5"]
+    )
     write_model(folder / "v5", forms["v5"], SEED, case["dtype"])
     sequences = []
     for length in LENGTHS:

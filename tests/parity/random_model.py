@@ -38,9 +38,10 @@ def tokens(seed: int, name: str, length: int, vocab: int) -> NDArray[np.int32]:
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
-    """As each family has it: Qwen 3 does not divide."""
-    default = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
-    return config.get("head_dim") or default
+    """As each family has it: Qwen 3 and Gemma do not divide."""
+    named = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
+    default = config["hidden_size"] // config["num_attention_heads"]
+    return config.get("head_dim") or named.get(config["model_type"], default)
 
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -56,6 +57,13 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         "mlp.up_proj": (hidden, dim),
         "mlp.down_proj": (dim, hidden),
     }
+    if config["model_type"] == "phi3":
+        block = {
+            "self_attn.qkv_proj": (queries + 2 * keys, dim),
+            "self_attn.o_proj": (dim, queries),
+            "mlp.gate_up_proj": (2 * hidden, dim),
+            "mlp.down_proj": (dim, hidden),
+        }
     return {f"model.layers.{i}.{name}": shape for i in range(config["num_hidden_layers"]) for name, shape in block.items()}
 
 
@@ -72,24 +80,28 @@ def parameters(config: Mapping[str, Any], seed: int) -> dict[str, Floats]:
     dim, vocab = config["hidden_size"], config["vocab_size"]
     arrays = {"model.embed_tokens.weight": uniform(seed, "model.embed_tokens.weight", (vocab, dim), 0.5)}
     for path, shape in linear_shapes(config).items():
-        gain = 1.5 if path.endswith(("q_proj", "k_proj")) else 1.0
+        gain = 1.5 if path.endswith(("q_proj", "k_proj", "qkv_proj")) else 1.0
         arrays[f"{path}.weight"] = uniform(seed, f"{path}.weight", shape, gain / math.sqrt(shape[1]))
         if path.endswith(biased(config)) and biased(config):
             arrays[f"{path}.bias"] = uniform(seed, f"{path}.bias", shape[:1], 0.5)
-    norms = {
-        f"model.layers.{i}.{name}_layernorm": dim
-        for i in range(config["num_hidden_layers"])
-        for name in ("input", "post_attention")
-    }
-    if config["model_type"] == "qwen3":
-        norms |= {
-            f"model.layers.{i}.self_attn.{n}_norm": head_dim(config) for i in range(config["num_hidden_layers"]) for n in "qk"
-        }
-    for name, size in {**norms, "model.norm": dim}.items():
-        arrays[f"{name}.weight"] = (1.5 if "_norm" in name else 1) + uniform(seed, f"{name}.weight", (size,), 0.3)
+    for name, size in norms(config).items():
+        centre = (1.5 if "_norm" in name else 1) - config["model_type"].startswith("gemma")  # which stores w for 1 + w
+        arrays[f"{name}.weight"] = centre + uniform(seed, f"{name}.weight", (size,), 0.3)
     if not config.get("tie_word_embeddings"):
         arrays["lm_head.weight"] = uniform(seed, "lm_head.weight", (vocab, dim), 2 / math.sqrt(dim))
     return arrays
+
+
+def norms(config: Mapping[str, Any]) -> dict[str, int]:
+    """The size of each norm's weight by its module path."""
+    dim, family = config["hidden_size"], config["model_type"]
+    block = {"input_layernorm": dim, "post_attention_layernorm": dim}
+    if family.startswith("gemma"):
+        block |= {"pre_feedforward_layernorm": dim, "post_feedforward_layernorm": dim}
+    if family in ("qwen3", "gemma3_text"):
+        block |= {f"self_attn.{part}_norm": head_dim(config) for part in "qk"}
+    layers = range(config["num_hidden_layers"])
+    return {f"model.layers.{i}.{name}": size for i in layers for name, size in block.items()} | {"model.norm": dim}
 
 
 def adapter(shapes: Mapping[str, Iterable[int]], seed: int, b_deviation: float) -> dict[str, Floats]:

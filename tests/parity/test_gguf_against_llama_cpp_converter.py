@@ -38,6 +38,13 @@ DIFFER: dict[str, set[str]] = {
     "llama-untied-sentencepiece": FROM_THE_PIECES | TURN_END,
     "llama-converted-sentencepiece": CONVERTED_PIECES | TURN_END,
     "mistral-window": FROM_THE_PIECES | {"context_length"},  # the graph sees no window: its context ends there
+    "smollm3-untied-window": {"context_length"},
+    "phi3-sentencepiece": FROM_THE_PIECES,
+    "gemma2": FROM_THE_PIECES | {"rope.freq_base"},  # the converter leaves it to what the graph assumes
+    "gemma2-large-heads": FROM_THE_PIECES | {"rope.freq_base"},
+    "gemma3": FROM_THE_PIECES,
+    "gemma3-linear-local-base": FROM_THE_PIECES,
+    "phi3-window": {"context_length"},
     # The converter's key for an attention factor is not read by the llama graph; ours is.
     "llama-yarn-own-attention-factor": {"rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"},
     "stories260K": TURN_END,

@@ -50,7 +50,9 @@ def test_the_same_log_probabilities_and_token_ids(name: str, tmp_path: Path, req
         found = child.score(ids.tolist(), range(length))
         for text in TEXTS:
             assert child.tokenize(text, add_special=False, parse_special=False) == tokenizer.encode(text), text
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    # llama.cpp looks its GELU up in a table of float16.
+    np.testing.assert_allclose(found, expected, atol=5e-3 if name.startswith("gemma") else 1e-4)
+    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.asset.startswith("tokenizers")])

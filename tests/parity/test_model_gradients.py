@@ -26,7 +26,7 @@ from edgetune.training.loss import row_loss
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "transformers.json").read_text("utf-8"))
 CASES = {name: case["v5"] for name, case in STORED["cases"].items() if case["dtype"] == "F32"}
-OTHER_FAMILIES = ("caps", "post-norms", "only-post-norms")  # what Gemma 2 and 3 and OLMo 2 will ask for
+OTHER_FAMILIES = ("caps", "post-norms", "only-post-norms")  # each switch of Gemma by itself, and OLMo 2's
 LENGTHS = (13, 1, 21, 6)
 RANK = 2
 Arrays = dict[str, np.ndarray]
@@ -78,7 +78,11 @@ def with_switches(model: Model, family: str, dtype: type) -> tuple[Model, Arrays
 def make(name: str, method: str, dtype: type, folder: Path) -> tuple[Model, Arrays]:
     """A model and its trained arrays: an adapter's, or every weight, bias and norm."""
     config = CASES["llama" if name in OTHER_FAMILIES else name]
-    weights = {key: array.astype(dtype) for key, array in parameters(config, 1).items()}
+    stored = 1 if config["model_type"].startswith("gemma") else 0  # w for 1 + w
+    weights = {
+        key: array.astype(dtype) + (stored if key.endswith("norm.weight") else 0)
+        for key, array in parameters(config, 1).items()
+    }
     arrays = factors(config, dtype) if method == "lora" else {}
     model = build_model(Source(spec_of(config, folder), arrays=weights), adapters(arrays))
     if name in OTHER_FAMILIES:
@@ -203,7 +207,7 @@ def as_one(arrays: Arrays) -> Arrays:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen3", *OTHER_FAMILIES])
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen3", "granite", "gemma2", *OTHER_FAMILIES])
 def test_recomputing_changes_nothing(name: str, method: str, tmp_path: Path) -> None:
     model, trained = make(name, method, np.float32, tmp_path)
     loss, gradients = learn(model, trained, make_rows(61, packed=True))
@@ -212,7 +216,10 @@ def test_recomputing_changes_nothing(name: str, method: str, tmp_path: Path) -> 
     assert all(np.array_equal(again[key], gradient) for key, gradient in gradients.items())
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-attention-bias", "llama-mlp-bias", "qwen2-window", "qwen3"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "llama-attention-bias", "llama-mlp-bias", "qwen2-window", "qwen3", "granite", "phi3-window", "gemma2", "gemma3"],
+)
 def test_a_trained_copy_of_a_folder_has_the_same_gradients(name: str, tmp_path: Path) -> None:
     """Its joint weights lie behind each other in memory, which is another way through the ops."""
     write_model(tmp_path, CASES[name], 1)
@@ -227,7 +234,7 @@ def test_a_trained_copy_of_a_folder_has_the_same_gradients(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-@pytest.mark.parametrize("name", ["llama-tied", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-tied", "qwen2", "qwen3", "smollm3", "phi3-longrope-partial"])
 def test_a_mapped_folder_has_the_same_gradients(name: str, dtype: str, tmp_path: Path) -> None:
     """The frozen weights stay in the file, in its precision."""
     write_model(tmp_path, CASES[name], 1, dtype)

@@ -38,6 +38,23 @@ CASES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention", "full_attention"],
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 8},
+    "smollm3": {
+        "model_type": "smollm3", "no_rope_layers": [1, 0, 0], "use_sliding_window": True, "sliding_window": 5,
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+    },
+    "granite": {
+        "model_type": "granite", "embedding_multiplier": 6.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
+    "gemma2": {
+        "model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "tie_word_embeddings": True,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "tie_word_embeddings": True,
+        "sliding_window_pattern": 2,
+    },
+    "phi3": {"model_type": "phi3", "sliding_window": 9, "partial_rotary_factor": 0.5},
 }  # fmt: skip
 LENGTH = 30
 
@@ -84,6 +101,19 @@ def test_greedy_takes_the_likeliest_each_time_and_is_the_same_each_time(model: M
     for token in answers[0]:
         assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
         ids = [*ids, token]
+
+
+def test_a_text_that_outgrows_long_ropes_first_length_is_turned_anew(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.0], "long_factor": [4.0, 9.0]}
+    case = {"model_type": "phi3", "original_max_position_embeddings": 8, "rope_scaling": {"type": "longrope", **factors}}
+    model, ids = model_of(tmp_path, case), [1, 2, 3]
+    for token in Generator(model, {}).stream(ids, max_tokens=12):
+        assert token == int(whole(model, np.array(ids, np.int32))[-1].argmax())
+        ids = [*ids, token]
+    memory = Memory()
+    list(Generator(model, {}).stream(ids, max_tokens=2, memory=memory))  # of a long text, a short one remembers no key
+    again = list(Generator(model, {}).stream(ids[:4], max_tokens=6, memory=memory))
+    assert again == list(Generator(model, {}).stream(ids[:4], max_tokens=6)) == ids[4:10]
 
 
 @pytest.fixture

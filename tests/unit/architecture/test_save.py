@@ -9,8 +9,9 @@ import pytest
 from random_model import write_model
 from safetensors.numpy import load_file
 
+from edgetune.architecture.config_forms import both_forms
 from edgetune.architecture.load import load_model, parameter_shapes
-from edgetune.architecture.save import both_forms, copy_side_files, roomy, write_arrays
+from edgetune.architecture.save import copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import WeightFolder
 
@@ -41,6 +42,45 @@ def test_either_form_alone_says_what_the_original_said(form: dict[str, Any], tmp
         specs.append(read_spec(tmp_path))
     assert specs[0] == specs[1] == specs[2] == specs[3]
     assert written["rope_theta"] == written["rope_parameters"]["rope_theta"]
+
+
+FACTORS = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 3.0]}
+SMALL = {key: value for key, value in CONFIG.items() if key != "model_type"}
+PHI3 = {**SMALL, "model_type": "phi3", "original_max_position_embeddings": 16}
+GEMMA3 = {**SMALL, "model_type": "gemma3_text", "head_dim": 4, "num_hidden_layers": 4, "sliding_window": 8}
+NESTED = {"full_attention": {**LINEAR, "rope_theta": 5e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
+OLDER = ("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq", "sliding_window_pattern")
+NEWER = ("rope_parameters", "layer_types")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**SMALL, "model_type": "smollm3"},
+        {**PHI3, "rope_scaling": {"type": "su", **FACTORS}},
+        {**PHI3, "rope_parameters": {"rope_type": "longrope", **FACTORS, "rope_theta": 9e3, "partial_rotary_factor": 1.0}},
+        {**PHI3, "partial_rotary_factor": 0.5, "rope_theta": 9e3},
+        GEMMA3,
+        {**GEMMA3, "sliding_window_pattern": 2, "rope_theta": 5e5, "rope_scaling": LINEAR, "rope_local_base_freq": 300.0},
+        {**GEMMA3, "layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": NESTED},
+    ],
+)
+def test_every_family_s_forms_say_alone_what_the_original_said(config: dict[str, Any], tmp_path: Path) -> None:
+    written = both_forms(config)
+    specs: list[Any] = []
+    for left_out in ((), OLDER, NEWER):
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in written.items() if k not in left_out}))
+        specs.append(read_spec(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert specs == [read_spec(tmp_path)] * 3
+    if config["model_type"] == "phi3" and written["rope_scaling"]:  # transformers 4 refuses any other key
+        assert set(written["rope_scaling"]) == {"type", *FACTORS}
+
+
+def test_layers_without_a_distance_are_only_named() -> None:
+    kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    written = both_forms({**GEMMA3, "layer_types": kinds})
+    assert written["layer_types"] == kinds and "sliding_window_pattern" not in written
 
 
 def test_no_path_of_somebody_s_machine_is_passed_on() -> None:

@@ -65,7 +65,9 @@ def test_what_a_small_config_leaves_unsaid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "qkv_bias", "output_bias", "query_key_norm", "head_dim", "window"),
     [("llama", False, False, False, 8, None), ("mistral", False, False, False, 8, 4096),
-     ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None)],
+     ("qwen2", True, False, False, 8, None), ("qwen3", False, False, True, 128, None),
+     ("smollm3", False, False, False, 8, None), ("granite", False, False, False, 8, None),
+     ("phi3", False, False, False, 8, None)],
 )  # fmt: skip
 def test_each_family_implies_its_switches(
     family: str, qkv_bias: bool, output_bias: bool, query_key_norm: bool, head_dim: int, window: int | None, tmp_path: Path
@@ -93,6 +95,104 @@ def test_windows_begin_at_max_window_layers_or_are_named_layer_by_layer(tmp_path
     assert spec_of(tmp_path, {**used, "layer_types": kinds}).windows == (5, None, 5, None)
     assert "layer_types" in refused(tmp_path, {**used, "layer_types": kinds[:3]}).message
     assert "linear_attention" in refused(tmp_path, {**used, "layer_types": [*kinds[:3], "linear_attention"]}).message
+
+
+SMOLLM3 = {**LLAMA, "model_type": "smollm3", "sliding_window": 6}
+
+
+def turned(spec: ModelSpec) -> list[bool]:
+    return [spec.head_shape(layer).rope is not None for layer in range(spec.layers)]
+
+
+def test_smollm3_does_not_turn_every_fourth_layer_or_those_that_are_named(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, SMOLLM3)
+    assert turned(spec) == [True, True, True, False] and spec.tied and spec.rope.base == 2e6
+    assert spec.head_shape(0).rope == spec.rope and spec.windows == (None,) * 4  # not in use
+    assert turned(spec_of(tmp_path, {**SMOLLM3, "no_rope_layer_interval": 2})) == [True, False, True, False]
+    named = {**SMOLLM3, "no_rope_layers": [0, 1, 1, 0, 1], "use_sliding_window": True}
+    assert turned(spec_of(tmp_path, named)) == [False, True, True, False]
+    assert spec_of(tmp_path, named).windows == (6, None, None, 6)
+    kinds = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
+    assert spec_of(tmp_path, {**named, "layer_types": kinds}).windows == (None, 6, None, None)
+    for wrong in ([1, 0, 1], [1, 0, 2, 1], "1111", [None] * 4):
+        assert "no_rope_layers" in refused(tmp_path, {**SMOLLM3, "no_rope_layers": wrong}).message
+
+
+def test_granite_s_multipliers(tmp_path: Path) -> None:
+    granite = {**LLAMA, "model_type": "granite"}
+    plain = spec_of(tmp_path, granite)
+    assert (plain.query_scale, plain.embedding_scale, plain.residual_scale, plain.logit_scale) == (1, 1, 1, 1)
+    given = {"attention_multiplier": 0.25, "embedding_multiplier": 12, "residual_multiplier": 0.5, "logits_scaling": 8}
+    spec = spec_of(tmp_path, {**granite, **given})
+    assert (spec.query_scale, spec.embedding_scale, spec.residual_scale, spec.logit_scale) == (0.25, 12, 0.5, 1 / 8)
+    for key in given:
+        for wrong in (0, -1.0, "1", math.inf):
+            assert key in refused(tmp_path, {**granite, key: wrong}).message
+
+
+PHI3 = {**LLAMA, "model_type": "phi3", "original_max_position_embeddings": 64}
+
+
+def test_phi3_s_layers_are_fused_and_a_part_of_a_head_turns(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, {**PHI3, "partial_rotary_factor": 0.5, "sliding_window": 9})
+    assert (spec.rope.dim, spec.head_dim, spec.windows) == (4, 8, (9,) * 4)
+    assert spec.linear_kinds == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    assert spec.linear_shape("qkv_proj") == (64, 32) and spec.linear_shape("gate_up_proj") == (96, 32)
+    assert spec.kinds_of(["v_proj", "gate_proj", "down_proj"]) == ("qkv_proj", "gate_up_proj", "down_proj")
+    assert spec.parameters == spec_of(tmp_path, LLAMA).parameters
+    newer = {**PHI3, "sliding_window": 9, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+    assert spec_of(tmp_path, newer) == spec
+    for share in (0, -0.5, 1.5, 0.1, 0.4, "half"):
+        assert "partial_rotary_factor" in refused(tmp_path, {**PHI3, "partial_rotary_factor": share}).message
+
+
+def test_phi3_s_long_rope_by_its_first_name(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.0]}
+    old = spec_of(tmp_path, {**PHI3, "rope_scaling": {"type": "su", **factors}})
+    assert old == spec_of(tmp_path, {**PHI3, "rope_parameters": {"rope_type": "longrope", **factors}})
+    assert old.rope.kind == "longrope" and old.rope.scale == math.sqrt(1 + math.log(2) / math.log(64))
+    assert "linear" in refused(tmp_path, {**PHI3, "rope_scaling": {"type": "linear", "factor": 2.0}}).message
+
+
+GEMMA2 = {**LLAMA, "model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 16, "sliding_window": 6}
+GEMMA3 = {**GEMMA2, "model_type": "gemma3_text"}
+
+
+def test_gemma2_s_switches_and_what_its_config_leaves_unsaid(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, GEMMA2)
+    assert spec.tied and spec.post_norms and spec.norm_offset == 1 and spec.activation == "gelu"
+    assert (spec.query_scale, spec.embedding_scale) == (0.25, math.sqrt(32))
+    assert (spec.attention_cap, spec.logit_cap, spec.windows) == (50, 30, (6, None, 6, None))
+    without = spec_of(tmp_path, {**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None})
+    assert (without.attention_cap, without.logit_cap) == (None, None)
+    wrong = {"final_logit_softcapping": 0, "attn_logit_softcapping": -1.0, "query_pre_attn_scalar": 0, "sliding_window": None,
+             "hidden_activation": "gelu", "use_bidirectional_attention": True}  # fmt: skip
+    for key, value in wrong.items():
+        assert key in refused(tmp_path, {**GEMMA2, key: value}).message
+
+
+def test_gemma3_s_two_rotations_in_both_forms(tmp_path: Path) -> None:
+    older = {**GEMMA3, "sliding_window_pattern": 2, "rope_theta": 7e5, "rope_local_base_freq": 300.0}
+    spec = spec_of(tmp_path, {**older, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    assert spec.query_key_norm and spec.logit_cap is None and spec.windows == (6, None, 6, None)
+    bases = [spec.head_shape(layer).rope for layer in range(4)]
+    assert [rope and (rope.base, rope.kind) for rope in bases] == [(300.0, "default"), (7e5, "linear")] * 2
+    sets = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 7e5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    }
+    kinds = ["sliding_attention", "full_attention"] * 2
+    assert spec_of(tmp_path, {**GEMMA3, "rope_parameters": sets, "layer_types": kinds}) == spec
+    plain = spec_of(tmp_path, GEMMA3)
+    assert (plain.rope.base, plain.windows) == (1e6, (6,) * 4)
+    flat = {"rope_type": "default", "rope_theta": 1e4}
+    assert "rope_parameters" in refused(tmp_path, {**GEMMA3, "rope_parameters": flat}).message
+
+
+def test_the_readme_names_every_family() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith("| **Models** |"))
+    assert [family for family in SUPPORTED_FAMILIES if family not in row] == []
 
 
 def test_an_unsupported_family_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -191,7 +291,19 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-KEYS = [*LLAMA, "rope_theta", "rope_scaling", "rope_parameters", "head_dim", "sliding_window", "layer_types", "text_config"]
+KEYS = [
+    *LLAMA,
+    "no_rope_layers",
+    "logits_scaling",
+    "attention_multiplier",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "head_dim",
+    "sliding_window",
+    "layer_types",
+    "text_config",
+]
 
 
 @given(changed=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), family=st.sampled_from(SUPPORTED_FAMILIES))

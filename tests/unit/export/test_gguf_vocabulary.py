@@ -53,6 +53,16 @@ def test_special_ids_and_the_template(byte_level: tuple[Path, int]) -> None:
     assert keys["tokenizer.chat_template"] == CHATML
 
 
+def test_a_mark_beyond_the_embedding_that_nobody_asks_for_is_left_out(tmp_path: Path) -> None:
+    """Gemma 3's small models: their tokenizer's <image_soft_token> is one row too far."""
+    size = write_sentencepiece(tmp_path, {"<image_soft_token>": True}, prefix=False)
+    keys = read_vocabulary(tmp_path, size - 1)
+    assert len(key(keys, "tokens")) == len(key(keys, "scores")) == size - 1
+    assert "<image_soft_token>" not in key(keys, "tokens") and key(keys, "add_space_prefix") is False
+    with pytest.raises(TokenizerError, match=f"has {size} tokens"):
+        read_vocabulary(tmp_path, size - 2)
+
+
 def test_bos_is_added_where_the_tokenizer_adds_it(byte_level: tuple[Path, int]) -> None:
     folder, size = byte_level
     change(folder, lambda values: values.update(add_bos_token=True), "tokenizer_config.json")

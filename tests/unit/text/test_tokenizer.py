@@ -12,6 +12,7 @@ from edgetune.errors import TokenizerError
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.text.tokenizer_files import AddedToken
 from edgetune.text.vocabulary import pattern_of
+from tests.parity.gguf_models import write_sentencepiece
 
 CONTROL_TEXTS = ["<|im_start|>", "<|im_end|>", "</s>", "<s>", "<|user|>", "<|end|>", "<|endoftext|>", "[INST]"]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -54,6 +55,18 @@ def test_a_stream_gives_whole_characters_and_in_the_end_all_of_them(
         assert streamed == tokenizer.decode(ids, control=control, start=start)
         if tokenizer.kind == "bpe" or not start:
             assert streamed.replace(" ", "") == whole.decode("utf-8", "replace").replace(" ", "")
+
+
+def test_only_control_tokens_that_nobody_asks_for_may_lie_beyond_the_embedding(tmp_path: Path) -> None:
+    size = write_sentencepiece(tmp_path, {"word": False, "<image>": True, "<sound>": True})
+    tokenizer = load_tokenizer(tmp_path)
+    assert [tokenizer.fits(rows) for rows in (size + 1, size, size - 1, size - 2, size - 3, 1)] == [True] * 4 + [False] * 2
+    size = write_sentencepiece(tmp_path, {"<|im_end|>": True, "<image>": True})
+    assert [load_tokenizer(tmp_path).fits(rows) for rows in (size, size - 1, size - 2)] == [
+        True,
+        True,
+        False,
+    ]  # an end of turns
 
 
 def test_a_character_of_several_tokens_comes_at_once(byte_tokenizer: Tokenizer) -> None:
