@@ -11,7 +11,7 @@ EdgeTuneError            1  a bug of ours, if it is raised bare
 │  ├─ AdapterError          an adapter folder
 │  ├─ CheckpointError       a run or its checkpoints
 │  ├─ HubError              the hub does not answer, or says no
-│  └─ ChildFailed           llama.cpp, in its child process, died or refused
+│  └─ ChildFailed           a child process (llama.cpp, a training that is measured) died or refused
 ├─ Refused               3  a preflight says no
 │  ├─ DoesNotFit            not enough memory
 │  └─ DiskFull              not enough disk, before or while writing
@@ -83,7 +83,7 @@ class HubError(InputError):
 
 
 class ChildFailed(InputError):
-    """llama.cpp, in its child process, died or refused."""
+    """A child process (llama.cpp, a training that is measured) died or refused."""
 
 
 class Refused(EdgeTuneError):

@@ -197,7 +197,7 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def require_space(path: Path, need: int) -> None:
+def require_space(path: Path, need: int, hint: str = "free some space, or --out elsewhere") -> None:
     """Refuses a job whose output cannot fit.
 
     Raises:
@@ -207,7 +207,7 @@ def require_space(path: Path, need: int) -> None:
 
     free = free_space(path.absolute())
     if free < need:
-        raise DiskFull(f"needs {size(need)} of disk at {path}, {size(free)} free", hint="free some space, or --out elsewhere")
+        raise DiskFull(f"needs {size(need)} of disk at {path}, {size(free)} free", hint=hint)
 
 
 def safe_name(name: str) -> str:

@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def lap(seconds: float) -> str:
+    """A measured time, three digits of it: 18.4 ms, 9.87 s, 103 s."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+
+
 def rate(per_second: float, unit: str) -> str:
     """A rate for people: 512 tokens/s, 3.4 rows/s."""
     return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"

@@ -10,7 +10,7 @@ from typing import Annotated, Concatenate
 import typer
 import typer.main
 
-from edgetune.cli import adapter, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, train
+from edgetune.cli import adapter, bench, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, train
 from edgetune.cli.crash import report_crash
 from edgetune.cli.options import Job, command
 from edgetune.cli.output import Output, one_line
@@ -62,6 +62,7 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
     "merge": merge.merge,
     "export": export.export,
     "chat": chat.chat,
+    "bench": bench.bench,
 }
 for name, function in COMMANDS.items():
     app.command(name)(command(function))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.units import count, duration, parameters, percent, rate, size
+from edgetune.units import count, duration, lap, parameters, percent, rate, size
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,12 @@ def test_other_numbers() -> None:
     sizes = [16_384, 5_200_000, 134_515_008, 1_235_814_400]
     assert [parameters(each) for each in sizes] == ["16.4 k", "5.2 M", "135 M", "1.24 B"]
     assert percent(0.8734) == "87.3 %"
+
+
+def test_laps_have_three_digits() -> None:
+    assert [lap(each) for each in (0.0184, 0.9994, 0.99951, 9.871, 103.2, 1234.0)] == [
+        "18.4 ms", "999 ms", "1 s", "9.87 s", "103 s", "1234 s",
+    ]  # fmt: skip
 
 
 @given(st.floats(0, 1e15))
