@@ -42,10 +42,10 @@ class Model(NamedTuple):
     frozen_layers: int = 0  # the first layers, which no trained array reaches
 
 
-def loss(ops: Ops, model: Model, row: Row, recompute: bool = False) -> Value:
-    """Sum of the cross-entropy, in nats, over the trained positions of a row."""
+def loss(ops: Ops, model: Model, row: Row, recompute: bool = False, start: Value | None = None) -> Value:
+    """Sum of the cross-entropy, in nats, over the trained positions of a row. `start`: the frozen stream, where it is known."""
     kept = np.flatnonzero(row.targets >= 0)
-    x = hidden(ops, model, row, kept, recompute)
+    x = hidden(ops, model, row, kept, recompute, start)
     return ops.loss(x, model.final_norm, model.head, row.targets[kept], model.logit_cap)
 
 
@@ -54,8 +54,8 @@ def logits(ops: Ops, model: Model, row: Row, kept: np.ndarray) -> Value:
     return ops.logits(hidden(ops, model, row, kept), model.final_norm, model.head, model.logit_cap)
 
 
-def hidden(ops: Ops, model: Model, row: Row, kept: np.ndarray, recompute: bool = False) -> Value:
-    """(kept, dim) after the last block, before the final norm."""
+def frozen_stream(ops: Ops, model: Model, row: Row) -> Value:
+    """(time, dim) after the layers that no trained array reaches: a constant of the row."""
 
     def prefix(ops: Ops, x: Value) -> Value:
         for layer in model.layers[: model.frozen_layers]:
@@ -63,8 +63,12 @@ def hidden(ops: Ops, model: Model, row: Row, kept: np.ndarray, recompute: bool =
         return x
 
     x = ops.embed(model.embedding, row.tokens, model.embedding_scale)
-    if model.frozen_layers:
-        x = ops.frozen(prefix, x)
+    return ops.frozen(prefix, x) if model.frozen_layers else x
+
+
+def hidden(ops: Ops, model: Model, row: Row, kept: np.ndarray, recompute: bool = False, start: Value | None = None) -> Value:
+    """(kept, dim) after the last block, before the final norm."""
+    x = frozen_stream(ops, model, row) if start is None else start
     for layer in model.layers[model.frozen_layers :]:
         last = kept if layer is model.layers[-1] else None
 

@@ -12,6 +12,7 @@ from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_runner import LossOfRow, NumpyRunner
 from edgetune.backend.numpy_tape import Value
 from edgetune.backend.ops import Row
+from edgetune.training.prefix import Start
 
 LOGIT_ROWS = 64  # positions whose logits over the whole vocabulary exist at once
 
@@ -23,20 +24,19 @@ class RowLoss(NamedTuple):
     tokens: int
 
 
-def row_loss(model: Model, recompute: bool = False) -> LossOfRow:
-    """What a runner plays for each row of a training step."""
+def row_loss(model: Model, recompute: bool = False, start: Start | None = None) -> LossOfRow:
+    """What a runner plays for each row of a training step. `start` gives the stream after the frozen layers."""
 
     def play(ops: NumpyOps, row: Row) -> Value:
-        return transformer.loss(ops, model, row, recompute)
+        return transformer.loss(ops, model, row, recompute, start(ops, row) if start else None)
 
     return play
 
 
-def mean_loss(runner: NumpyRunner, model: Model, rows: Sequence[Row]) -> tuple[float, int]:
+def mean_loss(runner: NumpyRunner, model: Model, rows: Sequence[Row], start: Start | None = None) -> tuple[float, int]:
     """The mean over all trained tokens of all rows, in nats, and how many they are."""
-    losses = runner.evaluate(
-        rows, lambda ops, index, row: RowLoss(float(transformer.loss(ops, model, row).data), row.trained_tokens)
-    )
+    play = row_loss(model, start=start)
+    losses = runner.evaluate(rows, lambda ops, index, row: RowLoss(float(play(ops, row).data), row.trained_tokens))
     tokens = sum(loss.tokens for loss in losses)
     return sum(loss.total for loss in losses) / tokens, tokens
 

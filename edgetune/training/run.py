@@ -28,6 +28,7 @@ from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loss import mean_loss, row_loss
 from edgetune.training.optimizer import AdamW, global_norm
 from edgetune.training.order import StepOrder
+from edgetune.training.prefix import PrefixCache, Start
 from edgetune.training.schedule import rate_at
 
 SAMPLE_TOKENS = 120
@@ -55,6 +56,7 @@ class Run:
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
     recompute: bool
+    prefix: PrefixCache | None = None
     rates: list[float] = field(default_factory=lambda: list[float]())  # tokens per second of each step of this process
 
     @property
@@ -82,7 +84,8 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        loss, gradients = self.runner.loss_and_gradients(row_loss(self.model, self.recompute), rows, training.seed, step)
+        play = row_loss(self.model, self.recompute, self.start(rows))
+        loss, gradients = self.runner.loss_and_gradients(play, rows, training.seed, step)
         norm = global_norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
             return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
@@ -111,6 +114,10 @@ class Run:
             memory_bytes=peak_memory(),
         )
 
+    def start(self, rows: Sequence[Row]) -> Start | None:
+        """What gives these rows' stream after the frozen layers, where it is kept."""
+        return self.prefix.of(len(rows)) if self.prefix else None
+
     def skip(self, reason: str, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
         """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned."""
         rows = [f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence]
@@ -134,7 +141,7 @@ class Run:
         """The loss on the held-out rows, then the samples. The state remembers the best."""
         if self.valid_rows:
             started = time.monotonic()
-            loss, tokens = mean_loss(self.runner, self.model, self.valid_rows)
+            loss, tokens = mean_loss(self.runner, self.model, self.valid_rows, self.start(self.valid_rows))
             best = self.state.best_loss is None or loss < self.state.best_loss
             if best:
                 self.note(best_step=self.step, best_loss=loss, stale_validations=0)

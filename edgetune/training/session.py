@@ -49,6 +49,7 @@ from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loop import train as loop
 from edgetune.training.optimizer import AdamW
 from edgetune.training.order import StepOrder
+from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
 
 OnEvent = Callable[[Event], None]
@@ -309,7 +310,16 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         tokenizer=prepared.tokenizer,
         template=prepared.template,
         recompute=resources.recompute,
+        prefix=prefix_cache(folder, model, order, state, config),
     )
+
+
+def prefix_cache(folder: Path, model: Model, order: StepOrder, state: TrainingState, config: RunConfig) -> PrefixCache | None:
+    """Where what the frozen layers make of each row is kept; None where there are none, or no row comes twice."""
+    if not model.frozen_layers or order.total <= order.start_of(1):
+        return None
+    made_of = f"{state.base_fingerprint} {config.training.quantize_base} {state.versions}"
+    return PrefixCache(folder / "prefix", model, made_of, state.workers)
 
 
 def base_source(prepared: Prepared, on_event: OnEvent) -> Source:
@@ -393,6 +403,8 @@ def follow(
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
         finished = finish(run, prepared, started)
+        if run.prefix:
+            run.prefix.close()
     except EdgeTuneError as error:
         if not isinstance(error, StoppedEarly):
             tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))

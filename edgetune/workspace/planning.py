@@ -14,6 +14,7 @@ from edgetune.planner.memory import FLOAT, Load, MemoryPlan, plan_memory, traine
 from edgetune.planner.probe import calibrated
 from edgetune.planner.time import TimePlan, Work, measure_speed, plan_time
 from edgetune.training.order import StepOrder
+from edgetune.training.prefix import BUDGET
 from edgetune.training.session import Prepared, Resources
 
 OnEvent = Callable[[Event], None]
@@ -83,7 +84,17 @@ def work_of(prepared: Prepared) -> Work:
 
 
 def disk_bytes(prepared: Prepared) -> int:
-    """What a run folder may grow to: its checkpoints, the best one, one being written, and what it hands over."""
+    """What a run folder may grow to: its checkpoints, the best one, one being written, what it hands over, and what its frozen
+    layers make of the rows."""
     floats_of_each = 4  # the trained number, two moments, and the copy that is handed over
     trained = trained_parameters(prepared.spec, prepared.config.adapter)
-    return FLOAT * floats_of_each * trained * (prepared.config.checks.keep + 2)
+    return FLOAT * floats_of_each * trained * (prepared.config.checks.keep + 2) + prefix_bytes(prepared)
+
+
+def prefix_bytes(prepared: Prepared) -> int:
+    """What is kept of frozen layers: a vector for each token, within the budget, where only the last layers learn."""
+    layers = prepared.config.adapter.layers
+    if prepared.config.adapter.method == "full" or layers == "all" or layers >= prepared.spec.layers:
+        return 0
+    tokens = sum(prepared.lengths) + sum(len(example.ids) for example in prepared.valid)
+    return min(FLOAT * prepared.spec.dim * tokens, BUDGET)

@@ -471,8 +471,8 @@ def test_a_model_is_trained_from_nothing_but_its_config(trainer: Trainer, tmp_pa
 def broken_at(monkeypatch: pytest.MonkeyPatch, broken: Callable[[int], bool], *, in_gradient: bool = False) -> None:
     """Makes the loss, or a gradient, of those steps (counted from 0) not a number."""
 
-    def loss_of(model: Any, recompute: bool = False) -> Any:
-        inner = row_loss(model, recompute)
+    def loss_of(model: Any, recompute: bool = False, start: Any = None) -> Any:
+        inner = row_loss(model, recompute, start)
 
         def play(ops: NumpyOps, row: Row) -> Any:
             value = inner(ops, row)
