@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_models import build
+from gguf_models import CASES, build
 
 from edgetune.adapters.attach import open_adapted
 from edgetune.adapters.lora import LoraAdapter, new_lora
@@ -19,7 +19,7 @@ from edgetune.export.gguf_file import write_gguf
 from edgetune.llamacpp import LlamaChild
 
 IDS = np.random.default_rng(1).integers(3, 300, 30).astype(np.int32)
-LIMIT = 1e-4  # of a log-probability
+FIRST_OF_EACH_FAMILY = list({case.family: name for name, case in reversed(CASES.items()) if not case.asset}.values())
 pytestmark = pytest.mark.slow
 
 
@@ -40,22 +40,21 @@ def ours(folder: Path, adapter: LoraAdapter | None) -> np.ndarray:
     return table - np.log(np.exp(table).sum(-1, keepdims=True))
 
 
-@pytest.mark.parametrize(
-    "name", ["llama-tied-llama3-rope", "llama-linear-rope-biases", "mistral-tekken", "qwen2-tied", "qwen3-yarn"]
-)
-@pytest.mark.parametrize("scales", [[1.5], [0.3, 2.0, 1.1]])
+@pytest.mark.parametrize("name", FIRST_OF_EACH_FAMILY)
+@pytest.mark.parametrize("scales", [[1.0], [0.3, 1.2, 0.8]])
 def test_llama_cpp_adds_what_was_trained(name: str, scales: list[float], tmp_path: Path) -> None:
-    """With one scale for all modules, and with scales that go into B."""
+    """With one scale for all modules, and with scales that go into B. llama.cpp looks Gemma's GELU up in a table of float16."""
+    limit = 5e-3 if name.startswith("gemma") else 1e-4
     folder = tmp_path / "model"
     build(name, folder, None)
     adapter = random_adapter(folder, scales)
     base = write_gguf(folder, tmp_path / "base.gguf", "F32").path
     write_gguf_adapter(tmp_path / "adapter.gguf", adapter, read_spec(folder))
     expected, plain = ours(folder, adapter), ours(folder, None)
-    with LlamaChild(base, context=64, threads=1, gpu_layers=0, cache_type="f32") as child:
+    with LlamaChild(base, context=128, threads=1, gpu_layers=0, cache_type="f32") as child:
         child.adapt([(tmp_path / "adapter.gguf", 1.0)])
         found = child.score(IDS.tolist(), range(len(IDS)))
-        assert np.abs(found - expected).max() < LIMIT
+        assert np.abs(found - expected).max() < limit
         child.adapt([])
-        assert np.abs(child.score(IDS.tolist(), range(len(IDS))) - plain).max() < LIMIT
-    assert np.abs(expected - plain).max() > 0.5, "the adapter would not be missed"
+        assert np.abs(child.score(IDS.tolist(), range(len(IDS))) - plain).max() < limit
+    assert np.abs(expected - plain).max() > 0.1, "the adapter would not be missed"
