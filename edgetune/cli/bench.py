@@ -47,7 +47,7 @@ def bench(
     alone: Annotated[bool, typer.Option("--alone", help="Leave mlx-lm out where it is installed.")] = False,
     backend: Backend = BackendName.auto,
 ) -> None:
-    """Measure tokens per second and peak memory on this machine, in a table to paste into an issue."""
+    """Measure how fast this machine trains, as a table to paste."""
     from edgetune.workspace.bench import LeftOut, Rung, Wanted, bench, chosen
 
     names = chosen(split(shapes))
@@ -136,8 +136,9 @@ def settings(wanted: "Wanted") -> str:
     from edgetune.workspace.bench import RANK
 
     what = f"LoRA of rank {RANK} on all linear layers, {count(wanted.rows)} rows of {count(wanted.tokens)} tokens a step"
-    of = f" in each of {wanted.rounds} rounds" if wanted.rounds > 1 else ""
-    return f"{what}, random bfloat16 weights, the median of {count(wanted.steps)} steps after the first{of}."
+    of = f" in each of {count(wanted.rounds)} rounds" if wanted.rounds > 1 else ""
+    steps = "the second step" if wanted.steps == 1 else f"the median of {count(wanted.steps)} steps after the first"
+    return f"{what}, random bfloat16 weights, {steps}{of}."
 
 
 def machine() -> str:

@@ -121,7 +121,8 @@ class Ladder:
         self.with_peer = not wanted.alone and bench_mlx_lm.installed()
 
     def climb(self, shape: Shape) -> Rung | LeftOut:
-        """Measures one shape, or says why not."""
+        """Measures one shape, or says why not; its folder is gone afterwards."""
+        folder = self.place / shape.name
         try:
             if not self.wanted.shapes:
                 self.require_room(shape)
@@ -129,16 +130,16 @@ class Ladder:
             expected = self.slower * counted
             if not self.wanted.shapes and expected > LONGEST_STEP:
                 return LeftOut(shape.name, f"would take {duration(expected)} a step")
-            folder = self.place / shape.name
             write_weights(folder, shape, lambda done: self.told_bytes(shape, done))
             rung = self.measured(shape, folder)
         except Refused as refusal:
             if self.wanted.shapes:
                 raise
             return LeftOut(shape.name, refusal.message)
+        finally:
+            discard(folder)
         self.slower = rung.ours.step_seconds / counted
         self.peer_slower = rung.mlx_lm.step_seconds / rung.ours.step_seconds if rung.mlx_lm else self.peer_slower
-        discard(folder)
         return rung
 
     def measured(self, shape: Shape, folder: Path) -> Rung:

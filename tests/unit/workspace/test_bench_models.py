@@ -1,4 +1,5 @@
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from edgetune.architecture.load import check_shapes
 from edgetune.architecture.weights import WeightFolder
+from edgetune.errors import DiskFull
 from edgetune.hub import catalog
 from edgetune.workspace.bench_models import END, SHAPES, random_rows, write_config, write_weights
 
@@ -32,6 +34,17 @@ def test_the_weights_are_a_whole_model_of_plausible_numbers(tmp_path: Path) -> N
     drawn = weights.floats("model.layers.0.mlp.up_proj.weight")
     assert np.abs(drawn).min() >= 1 / 64 and np.abs(drawn).max() < 1 / 32
     assert abs(drawn.mean()) < 1e-3 and 0.49 < (drawn < 0).mean() < 0.51 and len(np.unique(drawn)) == 256
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    shape = write_config(tmp_path / "starter", "starter", 512)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(DiskFull):
+            write_weights(tmp_path / "starter", shape, lambda done: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_rows_longer_than_the_model_knows_are_within_its_positions(tmp_path: Path) -> None:
