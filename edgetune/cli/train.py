@@ -29,7 +29,7 @@ def train(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.train(wanted, run, follower(job, stop), stop.requested)
+        finished = training.train(wanted, run, follower(job, stop), stop.requested, backend)
     report(job, finished)
 
 
@@ -50,7 +50,7 @@ def resume(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.resume(folder, follower(job, stop), stop.requested, force)
+        finished = training.resume(folder, follower(job, stop), stop.requested, force, backend)
     report(job, finished)
 
 

@@ -2,19 +2,19 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgetune.adapters.lora import LoraAdapter
 from edgetune.architecture.generate import Generator
 from edgetune.architecture.transformer import Model
-from edgetune.backend.numpy_runner import NumpyRunner
 from edgetune.backend.ops import Row
+from edgetune.backend.runner import Arrays, Optimizer, Play, Runner, copy_into
 from edgetune.config import RunConfig
 from edgetune.errors import VerificationFailed
 from edgetune.events import CheckpointSaved, Event, SampleWritten, StepFinished, StepSkipped, ValidationFinished
@@ -26,7 +26,6 @@ from edgetune.text.tokenizer import Tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loss import mean_loss, row_loss
-from edgetune.training.optimizer import AdamW, global_norm
 from edgetune.training.order import StepOrder
 from edgetune.training.schedule import rate_at
 
@@ -34,20 +33,17 @@ SAMPLE_TOKENS = 120
 SKIPS_ALLOWED = 2  # updates in a row that may be skipped for numbers that are not finite
 RECENT = 20  # losses that the final training loss is the mean of
 
-Parameters = dict[str, NDArray[np.float32]]
-
 
 @dataclass
 class Run:
-    """Everything that the loop asks for. `parameters` are changed in place by the optimiser."""
+    """Everything that the loop asks for. The runner holds what is trained, the optimiser changes it there."""
 
     config: RunConfig
     folder: Path
     adapter: LoraAdapter | None  # as it was at the beginning; None: the whole model is trained
     model: Model
-    parameters: Parameters
-    runner: NumpyRunner
-    optimizer: AdamW
+    runner: Runner
+    optimizer: Optimizer
     order: StepOrder
     examples: Sequence[Example]
     valid_rows: Sequence[Row]
@@ -56,6 +52,21 @@ class Run:
     template: ChatTemplate | None
     recompute: bool
     rates: list[float] = field(default_factory=lambda: list[float]())  # tokens per second of each step of this process
+
+    @cached_property
+    def loss(self) -> Play:
+        """What is played of each row."""
+        return row_loss(self.model, self.recompute)
+
+    @property
+    def parameters(self) -> Arrays:
+        """What is trained, as it is now."""
+        return self.runner.trained()
+
+    @property
+    def peak_memory(self) -> int:
+        """The most bytes that this process, or the backend, ever had in memory."""
+        return max(peak_memory(), self.runner.peak_memory())
 
     @property
     def step(self) -> int:
@@ -82,8 +93,8 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        loss, gradients = self.runner.loss_and_gradients(row_loss(self.model, self.recompute), rows, training.seed, step)
-        norm = global_norm(gradients)
+        loss, gradients = self.runner.loss_and_gradients(self.loss, rows, training.seed, step)
+        norm = self.optimizer.norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
             return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
         rate = rate_at(step, self.total_steps, training)
@@ -108,7 +119,7 @@ class Run:
             tokens=tokens,
             trained_tokens=sum(row.trained_tokens for row in rows),
             seconds=seconds,
-            memory_bytes=peak_memory(),
+            memory_bytes=self.peak_memory,
         )
 
     def skip(self, reason: str, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
@@ -153,9 +164,7 @@ class Run:
             start = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
             ids = [*start, *self.tokenizer.encode(prompt)]
         end_ids = self.template.end_ids if self.template else self.tokenizer.end_ids
-        if self.runner.folded:
-            self.runner.folded.renew()
-        generator = Generator(self.model, self.parameters, self.runner.folded)
+        generator = Generator(self.model, self.parameters, self.runner.generator_weights())
         return self.tokenizer.decode(list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=end_ids)))
 
     @property
@@ -181,12 +190,13 @@ class Run:
         Raises:
             ValueError: the checkpoint is of other arrays.
         """
-        checkpoint.copy_into(self.parameters, saved.parameters)
+        copy_into(self.parameters, saved.parameters)
+        self.runner.reload()
         self.optimizer.restore(saved.moments, saved.state.updates)
         now = {name: getattr(self.state, name) for name in checkpoint.MADE_OF}
         self.state = msgspec.structs.replace(saved.state, **now)
 
-    def best_parameters(self) -> Mapping[str, NDArray[np.float32]]:
+    def best_parameters(self) -> Arrays:
         """What the run hands over: the parameters of its best checkpoint."""
         if self.state.best_step == self.step:
             return self.parameters

@@ -23,7 +23,7 @@ from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
-from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.choice import NUMPY, Backend
 from edgetune.config import RunConfig, load, to_toml
 from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
 from edgetune.events import (
@@ -38,7 +38,6 @@ from edgetune.events import (
     to_line,
 )
 from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
-from edgetune.hardware import peak_memory
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
@@ -46,7 +45,7 @@ from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loop import train as loop
-from edgetune.training.optimizer import AdamW
+from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
 from edgetune.training.run import Run
 
@@ -83,6 +82,7 @@ class Resources:
     recompute: bool = False
     share_weights: bool = False
     planned_peak_bytes: int = 0
+    backend: Backend = NUMPY
 
 
 def prepare(
@@ -225,12 +225,12 @@ def resume(
         return follow(run, prepared, resources, on_event, should_stop)
 
 
-def workers_of(folder: Path) -> int | None:
-    """How many workers a run was begun with: sums are made in that many parts, so resuming keeps them. None: no checkpoint."""
-    for saved in checkpoint.newest(folder):
-        if not isinstance(saved, CheckpointError):
-            return saved.state.workers
-    return None
+def begun_with(folder: Path) -> TrainingState | None:
+    """What a run was begun with: sums are made in as many parts as it has workers, so resuming keeps them and the backend.
+
+    None: there is no checkpoint.
+    """
+    return next((saved.state for saved in checkpoint.newest(folder) if not isinstance(saved, CheckpointError)), None)
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -291,17 +291,18 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
         base_fingerprint=base_fingerprint(prepared, adapter),
+        backend=resources.backend.name,
         workers=resources.workers,
-        versions={name: importlib.metadata.version(name) for name in ("edgetune", "numpy")},
+        versions={name: importlib.metadata.version(name) for name in ("edgetune", *resources.backend.packages)},
     )
+    runner = resources.backend.runner(parameters, resources.workers, resources.share_weights)
     return Run(
         config=config,
         folder=folder,
         adapter=adapter,
         model=model,
-        parameters=parameters,
-        runner=NumpyRunner(parameters, resources.workers, share_weights=resources.share_weights),
-        optimizer=AdamW(parameters, config.training, config.adapter.rate_ratio),
+        runner=runner,
+        optimizer=optimizer_of(runner, config.training, config.adapter.rate_ratio),
         order=order,
         examples=prepared.train,
         valid_rows=valid_rows,
@@ -372,7 +373,7 @@ def follow(
             run=str(run.folder),
             first_step=run.step,
             total_steps=run.total_steps,
-            backend="numpy",
+            backend=resources.backend.name,
             trained_parameters=sum(array.size for array in run.parameters.values()),
             train_rows=len(prepared.train),
             valid_rows=len(prepared.valid),
@@ -419,7 +420,7 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
         valid_loss=run.state.best_loss,
         best_step=run.state.best_step,
         tokens_per_second=run.tokens_per_second,
-        peak_bytes=peak_memory(),
+        peak_bytes=run.peak_memory,
         seconds=time.monotonic() - started,
     )
 
@@ -440,8 +441,9 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         ("config_hash", "run.toml"),
         ("data_fingerprint", "the rows, tokenizer or template"),
         ("base_fingerprint", "the base model, or the adapter that it starts from,"),
+        ("backend", "the backend"),
         ("workers", "the number of workers"),
-        ("versions", "EdgeTune or NumPy"),
+        ("versions", "EdgeTune, NumPy or MLX"),
     ):
         if getattr(saved, name) != getattr(now, name) and not force:
             raise CheckpointError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgetune.architecture.quantized_base import BASE_PACKINGS, base_bytes
 from edgetune.architecture.weights import WeightFolder
+from edgetune.backend.choice import NUMPY, Backend
 from edgetune.config import QuantizeBase
 from edgetune.events import Event, Progress
 from edgetune.files import free_space
@@ -35,18 +36,20 @@ class RunPlan:
         return self.memory.fits and self.disk_bytes <= self.free_bytes
 
 
-def plan_resources(prepared: Prepared, workers: int | None = None) -> tuple[MemoryPlan, Resources]:
+def plan_resources(prepared: Prepared, workers: int | None = None, backend: Backend = NUMPY) -> tuple[MemoryPlan, Resources]:
     """The memory that a run takes, and what the trainer is given. `workers`: as many as the run was begun with.
+
+    Left out, there is one for each core; on MLX they are the rows of a micro-batch, which go through together.
 
     Raises:
         AdapterError: the adapter does not fit the model.
     """
-    workers = workers or worker_count()
+    workers = workers or (worker_count() if backend.name == "numpy" else prepared.config.training.batch)
     weights = prepared.weights
     stored = weights.stored_bytes if weights else 0
     load = Load(prepared.lengths, workers, stored, usable_memory(), packed_bytes(weights) if weights else {})
     memory = plan_memory(prepared.spec, prepared.config, load)
-    return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes)
+    return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes, backend)
 
 
 def packed_bytes(weights: WeightFolder) -> dict[QuantizeBase, int]:
@@ -54,9 +57,9 @@ def packed_bytes(weights: WeightFolder) -> dict[QuantizeBase, int]:
     return {precision: base_bytes(weights, precision) for precision in BASE_PACKINGS}
 
 
-def plan_run(prepared: Prepared, place: Path, on_event: OnEvent) -> RunPlan:
+def plan_run(prepared: Prepared, place: Path, on_event: OnEvent, backend: Backend = NUMPY) -> RunPlan:
     """Everything that can be said of a run before it starts, from a few timed steps; `place` is where its folder will lie."""
-    memory, resources = plan_resources(prepared)
+    memory, resources = plan_resources(prepared, backend=backend)
     speed = measure_speed(resources.workers)
     if memory.fits:
 

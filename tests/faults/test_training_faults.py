@@ -99,6 +99,20 @@ def test_1_kill_on_a_quantised_base(config: Path, wide_model: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("point", ["checkpoint-written", "rotate-trashed"])
+def test_1_kill_on_mlx(point: str, config: Path, tmp_path: Path) -> None:
+    """Dropout, moments and order come back on MLX, too: bit for bit, on its CPU build."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'edgetune[mlx-cpu]'")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert edgetune("train", str(config), "--run", str(whole), "--backend", "mlx").returncode == 0
+    killed = edgetune("train", str(config), "--run", str(run), "--backend", "mlx", fault=f"{point}:2:kill")
+    assert killed.returncode == -signal.SIGKILL
+    done = edgetune("resume", str(run))
+    assert done.returncode == 0, done.stderr
+    assert weights(run) == weights(whole)
+
+
+@pytest.mark.slow
 def test_2_kill_at_random_moments(config: Path, uninterrupted: bytes, tmp_path: Path) -> None:
     chance = random.Random(7)
     for trial in range(4):
