@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgetune.backend.mlx_adamw import MlxAdamW
 from edgetune.backend.mlx_ops import Array, Constants, Layout, MlxOps, mx
+from edgetune.backend.mlx_team import MlxTeam
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Floats, Play
@@ -41,7 +42,10 @@ def has_gpu() -> bool:
 
 
 class MlxRunner:
-    """Plays `together` rows at a time. `parameters` are the trained arrays; MLX's own are copied back by `trained`."""
+    """Plays `together` rows at a time, shared out among a team. `parameters` are the trained arrays; MLX has its own.
+
+    `trained` copies those back.
+    """
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class MlxRunner:
         compiled: bool | None = None,
     ):
         self.arrays, self.together, self.share_weights = parameters, together, share_weights
-        self.constants = Constants()
+        self.constants, self.team = Constants(), MlxTeam()
         self.compile: Callable[[Any], Any] = mx.compile if (has_gpu() if compiled is None else compiled) else lambda f: f
         self.functions: dict[tuple[Play, bool], Callable[..., Any]] = {}
         self.parameters: dict[str, Array] = {}
@@ -67,20 +71,21 @@ class MlxRunner:
         weight = mx.array(1 / sum(row.trained_tokens for row in rows))
         sums = {name: mx.zeros_like(array) for name, array in self.parameters.items()}
         total = 0.0
-        for start in range(0, len(rows), self.together):
+        for start in range(0, len(rows), self.together)[self.team.rank :: self.team.size]:
             inputs = joined(rows[start : start + self.together]) | {"dropout_key": dropout_key(seed, step, start)}
             part, sums = learn(self.parameters, sums, inputs, weight)
             mx.eval(part, sums)  # the activations of these rows are gone before the next ones come
             total += part.item()
-        return total, sums
+        return self.team.sums(total, sums)
 
     def compute(self, play: Play, rows: Sequence[Row]) -> list[Floats]:
-        """What `play` gives of every row, one after the other: without the padding."""
+        """What `play` gives of every row, one after the other, without the padding; in a team, of the first process."""
         function = self.function(play, learning=False)
         results: list[Floats] = []
         for row in rows:
             value = np.array(function(self.parameters, joined([row])))
-            results.append(value[: row.trained_tokens] if value.ndim else value)
+            value = value[: row.trained_tokens] if value.ndim else value
+            results.append(self.team.arrays({"value": value})["value"])
         return results
 
     def function(self, play: Play, learning: bool) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import DropoutKey, NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row
+from edgetune.backend.team import Alone
 from edgetune.config import TrainingConfig
 
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ class NumpyRunner:
         dtype: type[np.floating[Any]] = np.float32,
         share_weights: bool = False,
     ):
+        self.team = Alone()
         self.parameters, self.folded = parameters, FoldedWeights() if share_weights else None
         self.workers = [NumpyOps(parameters, dtype, self.folded) for _ in range(workers)]
         self.pool, self.blas = ThreadPoolExecutor(workers, "row"), ThreadpoolController()

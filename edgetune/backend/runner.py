@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.ops import Row, Value
+from edgetune.backend.team import Team
 from edgetune.config import TrainingConfig
 
 Floats = NDArray[np.floating[Any]]
@@ -48,6 +49,11 @@ class Optimizer(Protocol):
 
 class Runner(Protocol):
     """Plays rows, with gradients and without."""
+
+    @property
+    def team(self) -> Team:
+        """The processes that play a share of the rows each."""
+        ...
 
     def loss_and_gradients(self, loss: Play, rows: Sequence[Row], seed: int = 0, step: int = 0) -> tuple[float, Gradients]:
         """The mean loss over the trained tokens of all rows, in nats, and its gradient by each trained array.

@@ -13,10 +13,11 @@ import numpy as np
 from edgetune.adapters.lora import LoraAdapter
 from edgetune.architecture.generate import Generator
 from edgetune.architecture.transformer import Model
+from edgetune.backend.launch import rank
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Arrays, Optimizer, Play, Runner, copy_into
 from edgetune.config import RunConfig
-from edgetune.errors import VerificationFailed
+from edgetune.errors import ConfigError, VerificationFailed
 from edgetune.events import CheckpointSaved, Event, SampleWritten, StepFinished, StepSkipped, ValidationFinished
 from edgetune.hardware import peak_memory
 from edgetune.text.batches import to_row
@@ -195,6 +196,22 @@ class Run:
         self.optimizer.restore(saved.moments, saved.state.updates)
         now = {name: getattr(self.state, name) for name in checkpoint.MADE_OF}
         self.state = msgspec.structs.replace(saved.state, **now)
+
+    def join(self) -> None:
+        """Takes where the first process of a team stands: it alone reads and writes the run folder.
+
+        Raises:
+            ConfigError: this process's run is made of something else.
+        """
+        team = self.runner.team
+        first = msgspec.json.decode(team.told(msgspec.json.encode(self.state)), type=TrainingState)
+        if other := next((name for name in checkpoint.MADE_OF if getattr(first, name) != getattr(self.state, name)), None):
+            raise ConfigError(
+                f"{other} is not the same as in the first process", hint="use the same files, config and versions everywhere"
+            )
+        parameters, moments = team.arrays(self.parameters), team.arrays(self.optimizer.arrays())
+        if rank():
+            self.restore(checkpoint.Checkpoint(self.folder, first, parameters, moments))
 
     def best_parameters(self) -> Arrays:
         """What the run hands over: the parameters of its best checkpoint."""

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, wri
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.choice import NUMPY, Backend
+from edgetune.backend.launch import rank
 from edgetune.config import RunConfig, load, to_toml
 from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
 from edgetune.events import (
@@ -179,6 +181,8 @@ def train(
         StoppedEarly: asked to stop; everything is saved.
         DiskFull, VerificationFailed: the run ended; its last good checkpoint is kept.
     """
+    if rank():
+        return take_part(prepared, resources, should_stop)
     if (folder / "run.toml").exists():
         raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
     run = build(prepared, folder, resources, on_event)
@@ -205,6 +209,8 @@ def resume(
         CheckpointError: data, model, config or versions differ from what the run was made of (unless `force`).
         StoppedEarly: asked to stop; everything is saved.
     """
+    if rank():
+        return take_part(prepared, resources, should_stop)
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
@@ -223,6 +229,22 @@ def resume(
                 ) from None
             break
         return follow(run, prepared, resources, on_event, should_stop)
+
+
+def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
+    """What a process does that is not the first of its team: the same loop, in a folder that is thrown away, in silence.
+
+    Raises:
+        StoppedEarly: the team was asked to stop.
+        VerificationFailed: the run ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
+        started, run = time.monotonic(), build(prepared, Path(temporary), resources)
+        run.join()
+        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+            if isinstance(event, RunStopped):
+                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint="resume it")
+        return finished_event(run, "", started)
 
 
 def begun_with(folder: Path) -> TrainingState | None:
@@ -366,6 +388,7 @@ def follow(
     def tell(event: Event) -> None:
         record(run.folder, event, on_event)
 
+    run.join()
     for problem in prepared.problems if run.step == 0 else []:
         tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
     tell(
@@ -385,7 +408,7 @@ def follow(
     )
     started = time.monotonic()
     try:
-        for event in loop(run, should_stop):
+        for event in loop(run, lambda: run.runner.team.any(should_stop())):
             tell(event)
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
@@ -411,9 +434,14 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
         out = run.folder / "adapter"
         with whole_folder(out, "adapter") as part:
             write_peft(part, run.adapter.with_arrays(dict(best)))
+    return finished_event(run, str(out), started)
+
+
+def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
+    """What a run came to."""
     return RunFinished(
         run=str(run.folder),
-        adapter=str(out),
+        adapter=adapter,
         steps=run.step,
         tokens=run.state.tokens,
         train_loss=run.train_loss,

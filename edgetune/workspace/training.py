@@ -4,8 +4,10 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from edgetune.backend.choice import choose_backend
+from edgetune.backend.choice import Backend, choose_backend
+from edgetune.backend.launch import is_launched, rank
 from edgetune.config import RunConfig
+from edgetune.errors import ConfigError
 from edgetune.events import Event, Progress, RunFinished
 from edgetune.training import session
 from edgetune.training.session import Prepared
@@ -40,11 +42,11 @@ def train(
         DoesNotFit, DiskFull: the machine cannot hold it; nothing was started.
         StoppedEarly: asked to stop; everything is saved.
     """
-    chosen = choose_backend(backend)
+    chosen = team_backend(backend)
     prepared = prepare(config, on_event)
     memory, resources = plan_resources(prepared, backend=chosen)
     memory.require_fit()
-    folder = folder or new_run_folder(config.model, date.today())
+    folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
     return session.train(prepared, folder, resources, on_event, should_stop)
 
 
@@ -63,8 +65,20 @@ def resume(
     if finished := session.finished_run(folder):
         return finished
     begun = session.begun_with(folder)
-    chosen = choose_backend(begun.backend if begun and backend == "auto" else backend)
+    chosen = team_backend(begun.backend if begun and backend == "auto" else backend)
     prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
     memory, resources = plan_resources(prepared, begun.workers if begun else None, chosen)
     memory.require_fit()
     return session.resume(folder, prepared, resources, on_event, should_stop, force)
+
+
+def team_backend(name: str) -> Backend:
+    """The backend of that name; only MLX's processes train together.
+
+    Raises:
+        ConfigError: mlx.launch started this process, and NumPy would compute; or MLX is not installed.
+    """
+    chosen = choose_backend(name)
+    if is_launched() and chosen.name != "mlx":
+        raise ConfigError("mlx.launch started this, but NumPy would compute", hint="add --backend mlx")
+    return chosen
