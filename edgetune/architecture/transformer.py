@@ -44,9 +44,14 @@ class Model(NamedTuple):
 
 def loss(ops: Ops, model: Model, row: Row, recompute: bool = False, start: Value | None = None) -> Value:
     """Sum of the cross-entropy, in nats, over the trained positions of a row. `start`: the frozen stream, where it is known."""
-    kept = np.flatnonzero(row.targets >= 0)
-    x = hidden(ops, model, row, kept, recompute, start)
-    return ops.loss(x, model.final_norm, model.head, row.targets[kept], model.logit_cap)
+    x = hidden(ops, model, row, row.kept, recompute, start)
+    return ops.loss(x, model.final_norm, model.head, row.kept_targets, model.logit_cap)
+
+
+def log_probabilities(ops: Ops, model: Model, row: Row) -> Value:
+    """(kept,) log p(target given the tokens before it) at the trained positions of a row, without a gradient."""
+    x = hidden(ops, model, row, row.kept)
+    return ops.log_probabilities(x, model.final_norm, model.head, row.kept_targets, model.logit_cap)
 
 
 def logits(ops: Ops, model: Model, row: Row, kept: np.ndarray) -> Value:

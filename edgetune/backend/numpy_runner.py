@@ -15,9 +15,11 @@ from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import DropoutKey, NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row
+from edgetune.backend.team import Alone
+from edgetune.config import TrainingConfig
 
 Result = TypeVar("Result")
-LossOfRow = Callable[[NumpyOps, Row], Value]
+LossOfRow = Callable[[NumpyOps, Row], Any]  # a Value, or an array that nothing is learned from
 
 
 class NumpyRunner:
@@ -34,7 +36,8 @@ class NumpyRunner:
         dtype: type[np.floating[Any]] = np.float32,
         share_weights: bool = False,
     ):
-        self.folded = FoldedWeights() if share_weights else None
+        self.team = Alone()
+        self.parameters, self.folded = parameters, FoldedWeights() if share_weights else None
         self.workers = [NumpyOps(parameters, dtype, self.folded) for _ in range(workers)]
         self.pool, self.blas = ThreadPoolExecutor(workers, "row"), ThreadpoolController()
 
@@ -88,6 +91,36 @@ class NumpyRunner:
         finally:
             for ops in self.workers:
                 ops.learning = True
+
+    def compute(self, play: LossOfRow, rows: Sequence[Row]) -> list[Floats]:
+        """What `play` gives of every row without dropout: a number, or an array whose first axis is `kept`."""
+
+        def data(ops: NumpyOps, index: int, row: Row) -> Floats:
+            value = play(ops, row)
+            return value.data if isinstance(value, Value) else value
+
+        return self.evaluate(rows, data)
+
+    def optimizer(self, config: TrainingConfig, ratios: Mapping[str, float]) -> None:
+        """None: the trained arrays are changed in place."""
+        return None
+
+    def trained(self) -> Mapping[str, Floats]:
+        """The trained arrays themselves."""
+        return self.parameters
+
+    def reload(self) -> None:
+        """They are what is computed with."""
+
+    def generator_weights(self) -> FoldedWeights | None:
+        """Those that rows share: the same memory serves."""
+        if self.folded:
+            self.folded.renew()
+        return self.folded
+
+    def peak_memory(self) -> int:
+        """Nothing apart from the process's memory."""
+        return 0
 
 
 def shared_out(lengths: Sequence[int], workers: int) -> list[list[int]]:

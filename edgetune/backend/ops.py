@@ -87,6 +87,16 @@ class Row(NamedTuple):
         """How many positions have a target."""
         return int(np.count_nonzero(self.targets >= 0))
 
+    @property
+    def kept(self) -> NDArray[np.intp]:
+        """(kept,) the positions that have a target."""
+        return np.flatnonzero(self.targets >= 0)
+
+    @property
+    def kept_targets(self) -> Tokens:
+        """(kept,) their targets."""
+        return self.targets[self.kept]
+
 
 class Ops(Protocol):
     """The operations, each on one row."""
@@ -130,6 +140,10 @@ class Ops(Protocol):
 
     def loss(self, x: Value, norm: Norm, head: Linear, targets: Tokens, cap: float | None) -> Value:
         """Sum of the cross-entropy of norm(x) @ head.T, (kept, dim) against (kept,). No array of kept x vocab is made."""
+        ...
+
+    def log_probabilities(self, x: Value, norm: Norm, head: Linear, targets: Tokens, cap: float | None) -> Value:
+        """(kept,) log p(target), natural logarithm. No gradient goes through it."""
         ...
 
     def logits(self, x: Value, norm: Norm, head: Linear, cap: float | None) -> Value:

@@ -31,6 +31,15 @@ if missing:
     sys.exit(f"llama-cpp-python {llama_cpp.__version__} lacks {', '.join(missing)}")
 print(f"llama-cpp-python {llama_cpp.__version__}, all {len(sys.argv) - 1} functions that are used")
 """
+MLX = """
+from importlib.metadata import version
+import mlx.core as mx
+mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+on = next((name for name in ("Metal", "CUDA") if hasattr(mx, name.lower()) and getattr(mx, name.lower()).is_available()), "")
+name = mx.device_info().get("device_name", "")
+use = "trains unless --backend numpy is given" if on else "slow on a processor, so only used with --backend mlx"
+print(f"MLX {version('mlx')} on {on or 'the CPU'}{f', {name}' if on and name else ''}: {use}")
+"""
 
 
 @dataclass(frozen=True)
@@ -130,11 +139,14 @@ def arithmetic() -> Check:
 
 
 def mlx() -> Check:
-    """MLX, which this version does not compute with yet."""
+    """MLX, tried in a process of its own where it is installed."""
     from importlib.util import find_spec
 
-    found = "installed, not used" if find_spec("mlx") else "not installed"
-    return Check("mlx", True, f"{found}: this version computes with NumPy")
+    from edgetune.backend.choice import INSTALL
+
+    if find_spec("mlx") is None:
+        return Check("mlx", True, "not installed: NumPy computes", INSTALL)
+    return Check("mlx", *in_child(MLX, {}), INSTALL)
 
 
 def llama_cpp() -> Check:

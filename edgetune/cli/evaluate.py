@@ -27,7 +27,7 @@ def evaluate(
     reexec_for_speed()
     from edgetune.workspace.outcomes import evaluate_rows
 
-    result = evaluate_rows(model, adapter, data, task, max_tokens, job.event)
+    result = evaluate_rows(model, adapter, data, task, max_tokens, job.event, backend)
     scores, out = result.scores, job.output
     tokens = f"{count(scores.tokens)} tokens of {count(len(scores.rows))} rows"
     out.say(f"loss {scores.loss:.4f} · perplexity {scores.perplexity:.2f} · {tokens}")

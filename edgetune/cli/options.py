@@ -15,7 +15,7 @@ import typer
 
 from edgetune.cli.event_view import EventView
 from edgetune.cli.output import Output, Styled
-from edgetune.errors import ConfigError, EdgeTuneError
+from edgetune.errors import EdgeTuneError
 from edgetune.events import Event, to_line
 from edgetune.files import append_line, disk_errors
 
@@ -30,18 +30,7 @@ class BackendName(StrEnum):
     numpy = "numpy"
 
 
-def only_numpy(backend: BackendName) -> BackendName:
-    """The backend that this version computes with.
-
-    Raises:
-        ConfigError: MLX was asked for.
-    """
-    if backend is BackendName.mlx:
-        raise ConfigError("--backend mlx: this version computes with NumPy only", hint="leave --backend out")
-    return BackendName.numpy
-
-
-Backend = Annotated[BackendName, typer.Option(help="What computes: auto takes the best that works here.", callback=only_numpy)]
+Backend = Annotated[BackendName, typer.Option(help="What computes: auto takes MLX where it has a GPU, NumPy elsewhere.")]
 Settings = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the config, as in training.rate=1e-4."),

@@ -22,11 +22,12 @@ def plan(
 
     wanted = load(config, settings)
     reexec_for_speed()
+    from edgetune.backend.choice import choose_backend
     from edgetune.workspace.planning import plan_run
     from edgetune.workspace.runs import runs_folder
     from edgetune.workspace.training import prepare
 
-    planned = plan_run(prepare(wanted, job.event), runs_folder(), job.event)
+    planned = plan_run(prepare(wanted, job.event), runs_folder(), job.event, choose_backend(backend))
     memory, time, out = planned.memory, planned.time, job.output
     rows = [[part, size(number)] for part, number in sorted(memory.parts.items(), key=lambda item: -item[1]) if number]
     for line in table(["memory", "at its peak"], [*rows, ["all", size(memory.peak_bytes)]], right=["at its peak"]):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgetune.backend.launch import rank
 from edgetune.cli.options import Backend, BackendName, Job, Settings
 from edgetune.cli.output import Styled
 from edgetune.cli.signals import StopSignals
@@ -29,7 +30,7 @@ def train(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.train(wanted, run, follower(job, stop), stop.requested)
+        finished = training.train(wanted, run, follower(job, stop), stop.requested, backend)
     report(job, finished)
 
 
@@ -50,7 +51,7 @@ def resume(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.resume(folder, follower(job, stop), stop.requested, force)
+        finished = training.resume(folder, follower(job, stop), stop.requested, force, backend)
     report(job, finished)
 
 
@@ -60,13 +61,16 @@ def follower(job: Job, stop: StopSignals) -> Callable[[Event], None]:
     def follow(event: Event) -> None:
         if isinstance(event, RunStarted):
             stop.begin()
-        job.event(event)
+        if not rank():
+            job.event(event)
 
     return follow
 
 
 def report(job: Job, finished: RunFinished) -> None:
-    """What a run came to: the same facts for people and for programs."""
+    """What a run came to: the same facts for people and for programs. Of processes that train together the first tells."""
+    if rank():
+        return
     out = job.output
     best = (
         f"held-out loss {finished.valid_loss:.4f} at step {count(finished.best_step)}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgetune.adapters.attach import AdaptedModel
-from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.choice import NUMPY, Backend
 from edgetune.text.batches import to_row
 from edgetune.text.dataset import Example
 from edgetune.training.loss import log_probabilities
@@ -40,9 +40,9 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-def evaluate(model: AdaptedModel, examples: Sequence[Example], workers: int) -> Evaluation:
+def evaluate(model: AdaptedModel, examples: Sequence[Example], workers: int, backend: Backend = NUMPY) -> Evaluation:
     """Scores every row by itself, without packing."""
-    runner = NumpyRunner(model.parameters, workers)
+    runner = backend.runner(model.parameters, workers)
     scored = log_probabilities(runner, model.model, [to_row([example]) for example in examples])
     rows: list[RowScore] = []
     for example, values in zip(examples, scored, strict=True):

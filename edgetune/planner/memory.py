@@ -1,7 +1,8 @@
 """The memory that a run will take on the NumPy path, part by part, and what would make it smaller.
 
 The formulas follow the backend: what each op keeps for its backward, for every row in flight; a row in flight is one
-worker's. Tests compare the sum with measured peaks.
+worker's. Tests compare the sum with measured peaks. The same formulas serve for MLX, where no peak was compared: its workers
+are the rows that go through together.
 """
 
 import math

@@ -11,16 +11,15 @@ A folder is written under a temporary name, flushed, and renamed; old ones are r
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from edgetune.architecture.weights import load_arrays, save_arrays
+from edgetune.backend.runner import Arrays
 from edgetune.errors import CheckpointError
 from edgetune.files import discard, sha256, sweep, whole_file, whole_folder
 
@@ -31,8 +30,7 @@ PARAMETERS, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "MANIFEST.json",
 )
-MADE_OF = ("config_hash", "data_fingerprint", "base_fingerprint", "workers", "versions")  # fields of the state
-Arrays = dict[str, NDArray[np.float32]]
+MADE_OF = ("config_hash", "data_fingerprint", "base_fingerprint", "backend", "workers", "versions")  # fields of the state
 
 
 class TrainingState(Struct, frozen=True, kw_only=True):
@@ -45,6 +43,7 @@ class TrainingState(Struct, frozen=True, kw_only=True):
     config_hash: str
     data_fingerprint: str
     base_fingerprint: str
+    backend: str = "numpy"
     workers: int
     versions: dict[str, str]
     step: int = 0
@@ -160,21 +159,6 @@ def decoded(folder: Path) -> Checkpoint:
         load_arrays(folder / PARAMETERS, CheckpointError),
         load_arrays(folder / OPTIMIZER, CheckpointError),
     )
-
-
-def copy_into(arrays: Mapping[str, NDArray[np.float32]], saved: Mapping[str, NDArray[np.float32]]) -> None:
-    """Overwrites arrays in place with saved ones.
-
-    Raises:
-        ValueError: names or shapes differ.
-    """
-    if other := arrays.keys() ^ saved.keys():
-        raise ValueError(f"{min(other)} is only in one of them")
-    for name, array in arrays.items():
-        if array.shape != saved[name].shape:
-            raise ValueError(f"{name} is {saved[name].shape} there, {array.shape} here")
-    for name, array in arrays.items():
-        array[...] = saved[name]
 
 
 def verify(folder: Path) -> None:

@@ -1,67 +1,93 @@
 """The loss of rows, with and without gradients, and the log-probability of every trained token."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.architecture import transformer
 from edgetune.architecture.transformer import Model
-from edgetune.backend.numpy_ops import NumpyOps
-from edgetune.backend.numpy_runner import LossOfRow, NumpyRunner
-from edgetune.backend.numpy_tape import Value
-from edgetune.backend.ops import Row
+from edgetune.backend.ops import Ops, Row, Value
+from edgetune.backend.runner import Play, Runner
 from edgetune.training.prefix import Start
 
-LOGIT_ROWS = 64  # positions whose logits over the whole vocabulary exist at once
+
+@dataclass(frozen=True, eq=False)
+class OfModel:
+    """Something that is made of a row by one model. Two of the same kind over the same model are equal."""
+
+    model: Model
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.model is self.model
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self.model)))
 
 
-class RowLoss(NamedTuple):
-    """Sum over a row's trained tokens, in nats, and how many they are."""
+class LossOfRow(OfModel):
+    """The sum of the cross-entropy over the trained positions."""
 
-    total: float
-    tokens: int
-
-
-def row_loss(model: Model, recompute: bool = False, start: Start | None = None) -> LossOfRow:
-    """What a runner plays for each row of a training step. `start` gives the stream after the frozen layers."""
-
-    def play(ops: NumpyOps, row: Row) -> Value:
-        return transformer.loss(ops, model, row, recompute, start(ops, row) if start else None)
-
-    return play
+    def __call__(self, ops: Ops, row: Row) -> Value:
+        """-> a number, in nats."""
+        return transformer.loss(ops, self.model, row)
 
 
-def mean_loss(runner: NumpyRunner, model: Model, rows: Sequence[Row], start: Start | None = None) -> tuple[float, int]:
+class RecomputedLoss(OfModel):
+    """The same; the backward makes the activations of each block again."""
+
+    def __call__(self, ops: Ops, row: Row) -> Value:
+        """-> a number, in nats."""
+        return transformer.loss(ops, self.model, row, recompute=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuedLoss(OfModel):
+    """The same from the stream after the frozen layers on, which `start` gives."""
+
+    start: Start
+    recompute: bool
+
+    def __call__(self, ops: Ops, row: Row) -> Value:
+        """-> a number, in nats."""
+        return transformer.loss(ops, self.model, row, self.recompute, self.start(ops, row))
+
+
+class LogProbabilities(OfModel):
+    """The log-probability of every target."""
+
+    def __call__(self, ops: Ops, row: Row) -> Value:
+        """-> (kept,)."""
+        return transformer.log_probabilities(ops, self.model, row)
+
+
+class Logits(OfModel):
+    """The logits at every trained position."""
+
+    def __call__(self, ops: Ops, row: Row) -> Value:
+        """-> (kept, vocab)."""
+        return transformer.logits(ops, self.model, row, row.kept)
+
+
+def row_loss(model: Model, recompute: bool = False, start: Start | None = None) -> Play:
+    """What a runner plays for each row of a training step. `start`: what gives the stream after the frozen layers."""
+    if start is not None:
+        return ContinuedLoss(model, start, recompute)
+    return RecomputedLoss(model) if recompute else LossOfRow(model)
+
+
+def mean_loss(runner: Runner, model: Model, rows: Sequence[Row], start: Start | None = None) -> tuple[float, int]:
     """The mean over all trained tokens of all rows, in nats, and how many they are."""
-    play = row_loss(model, start=start)
-    losses = runner.evaluate(rows, lambda ops, index, row: RowLoss(float(play(ops, row).data), row.trained_tokens))
-    tokens = sum(loss.tokens for loss in losses)
-    return sum(loss.total for loss in losses) / tokens, tokens
+    tokens = sum(row.trained_tokens for row in rows)
+    return sum(float(loss) for loss in runner.compute(row_loss(model, start=start), rows)) / tokens, tokens
 
 
-def log_probabilities(runner: NumpyRunner, model: Model, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+def log_probabilities(runner: Runner, model: Model, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
     """For each row (trained tokens,): log p(target given the tokens before it), natural logarithm."""
-
-    def play(ops: NumpyOps, index: int, row: Row) -> NDArray[np.float32]:
-        kept = np.flatnonzero(row.targets >= 0)
-        x = transformer.hidden(ops, model, row, kept)
-        return ops.log_probabilities(x, model.final_norm, model.head, row.targets[kept], model.logit_cap)
-
-    return runner.evaluate(rows, play)
+    return runner.compute(LogProbabilities(model), rows)
 
 
-def trained_logits(runner: NumpyRunner, model: Model, row: Row) -> NDArray[np.float32]:
+def trained_logits(runner: Runner, model: Model, row: Row) -> NDArray[np.float32]:
     """(trained tokens, vocab): the logits at every trained position of one row, to compare models by."""
-
-    def play(ops: NumpyOps, index: int, row: Row) -> NDArray[np.float32]:
-        kept = np.flatnonzero(row.targets >= 0)
-        x = transformer.hidden(ops, model, row, kept)
-        parts = [
-            ops.logits(Value(x.data[start : start + LOGIT_ROWS]), model.final_norm, model.head, model.logit_cap)
-            for start in range(0, len(kept), LOGIT_ROWS)
-        ]
-        return np.concatenate(parts)
-
-    return runner.evaluate([row], play)[0]
+    return runner.compute(Logits(model), [row])[0]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.backend.runner import Optimizer, Runner, copy_into
 from edgetune.config import TrainingConfig
-from edgetune.training.checkpoint import copy_into
 
 Floats = NDArray[np.float32]
 
@@ -22,6 +22,13 @@ def learns_faster(name: str, array: Floats) -> bool:
     return name.endswith(".lora_B") or array.ndim == 1
 
 
+def optimizer_of(runner: Runner, config: TrainingConfig, rate_ratio: float = 1.0) -> Optimizer:
+    """AdamW where the trained arrays of that runner are. rate_ratio: LoRA+'s, of B's rate to A's."""
+    parameters = runner.trained()
+    own = runner.optimizer(config, {name: rate_ratio for name, array in parameters.items() if learns_faster(name, array)})
+    return own or AdamW(parameters, config, rate_ratio)
+
+
 class AdamW:
     """The two moments of every trained array, and the count of updates. `rate_ratio` is LoRA+'s: B's rate over A's."""
 
@@ -31,6 +38,10 @@ class AdamW:
         self.updates = 0
         self.mean = {name: np.zeros_like(array) for name, array in parameters.items()}
         self.square = {name: np.zeros_like(array) for name, array in parameters.items()}
+
+    def norm(self, gradients: Mapping[str, Floats]) -> float:
+        """The length of all gradients taken as one vector."""
+        return global_norm(gradients)
 
     def update(self, gradients: Mapping[str, Floats], rate: float, scale: float = 1.0) -> None:
         """One step against `scale` times the gradients, which are used up. Vectors do not decay: norms, biases, magnitudes."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -26,7 +27,7 @@ BUDGET = 10_000_000_000  # bytes on the disk
 SHARE = 0.25  # of what is free there, at most
 CHECKSUM = 4  # bytes at the end of a file
 
-Start = Callable[[NumpyOps, Row], Value]
+Start = Callable[[Any, Row], Value]  # the ops are NumPy's
 
 
 class PrefixCache:

@@ -2,21 +2,22 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgetune.adapters.lora import LoraAdapter
 from edgetune.architecture.generate import Generator
 from edgetune.architecture.transformer import Model
-from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.launch import rank
 from edgetune.backend.ops import Row
+from edgetune.backend.runner import Arrays, Optimizer, Play, Runner, copy_into
 from edgetune.config import RunConfig
-from edgetune.errors import VerificationFailed
+from edgetune.errors import ConfigError, VerificationFailed
 from edgetune.events import CheckpointSaved, Event, SampleWritten, StepFinished, StepSkipped, ValidationFinished
 from edgetune.hardware import peak_memory
 from edgetune.text.batches import to_row
@@ -26,7 +27,6 @@ from edgetune.text.tokenizer import Tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loss import mean_loss, row_loss
-from edgetune.training.optimizer import AdamW, global_norm
 from edgetune.training.order import StepOrder
 from edgetune.training.prefix import PrefixCache, Start
 from edgetune.training.schedule import rate_at
@@ -35,20 +35,17 @@ SAMPLE_TOKENS = 120
 SKIPS_ALLOWED = 2  # updates in a row that may be skipped for numbers that are not finite
 RECENT = 20  # losses that the final training loss is the mean of
 
-Parameters = dict[str, NDArray[np.float32]]
-
 
 @dataclass
 class Run:
-    """Everything that the loop asks for. `parameters` are changed in place by the optimiser."""
+    """Everything that the loop asks for. The runner holds what is trained, the optimiser changes it there."""
 
     config: RunConfig
     folder: Path
     adapter: LoraAdapter | None  # as it was at the beginning; None: the whole model is trained
     model: Model
-    parameters: Parameters
-    runner: NumpyRunner
-    optimizer: AdamW
+    runner: Runner
+    optimizer: Optimizer
     order: StepOrder
     examples: Sequence[Example]
     valid_rows: Sequence[Row]
@@ -58,6 +55,21 @@ class Run:
     recompute: bool
     prefix: PrefixCache | None = None
     rates: list[float] = field(default_factory=lambda: list[float]())  # tokens per second of each step of this process
+
+    @cached_property
+    def loss(self) -> Play:
+        """What is played of each row."""
+        return row_loss(self.model, self.recompute)
+
+    @property
+    def parameters(self) -> Arrays:
+        """What is trained, as it is now."""
+        return self.runner.trained()
+
+    @property
+    def peak_memory(self) -> int:
+        """The most bytes that this process, or the backend, ever had in memory."""
+        return max(peak_memory(), self.runner.peak_memory())
 
     @property
     def step(self) -> int:
@@ -84,9 +96,9 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        play = row_loss(self.model, self.recompute, self.start(rows))
+        play = row_loss(self.model, self.recompute, self.start(rows)) if self.prefix else self.loss
         loss, gradients = self.runner.loss_and_gradients(play, rows, training.seed, step)
-        norm = global_norm(gradients)
+        norm = self.optimizer.norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
             return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
         rate = rate_at(step, self.total_steps, training)
@@ -111,7 +123,7 @@ class Run:
             tokens=tokens,
             trained_tokens=sum(row.trained_tokens for row in rows),
             seconds=seconds,
-            memory_bytes=peak_memory(),
+            memory_bytes=self.peak_memory,
         )
 
     def start(self, rows: Sequence[Row]) -> Start | None:
@@ -160,9 +172,7 @@ class Run:
             start = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
             ids = [*start, *self.tokenizer.encode(prompt)]
         end_ids = self.template.end_ids if self.template else self.tokenizer.end_ids
-        if self.runner.folded:
-            self.runner.folded.renew()
-        generator = Generator(self.model, self.parameters, self.runner.folded)
+        generator = Generator(self.model, self.parameters, self.runner.generator_weights())
         return self.tokenizer.decode(list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=end_ids)))
 
     @property
@@ -188,12 +198,29 @@ class Run:
         Raises:
             ValueError: the checkpoint is of other arrays.
         """
-        checkpoint.copy_into(self.parameters, saved.parameters)
+        copy_into(self.parameters, saved.parameters)
+        self.runner.reload()
         self.optimizer.restore(saved.moments, saved.state.updates)
         now = {name: getattr(self.state, name) for name in checkpoint.MADE_OF}
         self.state = msgspec.structs.replace(saved.state, **now)
 
-    def best_parameters(self) -> Mapping[str, NDArray[np.float32]]:
+    def join(self) -> None:
+        """Takes where the first process of a team stands: it alone reads and writes the run folder.
+
+        Raises:
+            ConfigError: this process's run is made of something else.
+        """
+        team = self.runner.team
+        first = msgspec.json.decode(team.told(msgspec.json.encode(self.state)), type=TrainingState)
+        if other := next((name for name in checkpoint.MADE_OF if getattr(first, name) != getattr(self.state, name)), None):
+            raise ConfigError(
+                f"{other} is not the same as in the first process", hint="use the same files, config and versions everywhere"
+            )
+        parameters, moments = team.arrays(self.parameters), team.arrays(self.optimizer.arrays())
+        if rank():
+            self.restore(checkpoint.Checkpoint(self.folder, first, parameters, moments))
+
+    def best_parameters(self) -> Arrays:
         """What the run hands over: the parameters of its best checkpoint."""
         if self.state.best_step == self.step:
             return self.parameters

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, wri
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.transformer import Model
 from edgetune.architecture.weights import WeightFolder
-from edgetune.backend.numpy_runner import NumpyRunner
+from edgetune.backend.choice import NUMPY, Backend
+from edgetune.backend.launch import rank
 from edgetune.config import RunConfig, load, to_toml
 from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
 from edgetune.events import (
@@ -39,7 +41,6 @@ from edgetune.events import (
     to_line,
 )
 from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
-from edgetune.hardware import peak_memory
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
@@ -47,7 +48,7 @@ from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loop import train as loop
-from edgetune.training.optimizer import AdamW
+from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
 from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
@@ -85,6 +86,7 @@ class Resources:
     recompute: bool = False
     share_weights: bool = False
     planned_peak_bytes: int = 0
+    backend: Backend = NUMPY
 
 
 def prepare(
@@ -181,6 +183,8 @@ def train(
         StoppedEarly: asked to stop; everything is saved.
         DiskFull, VerificationFailed: the run ended; its last good checkpoint is kept.
     """
+    if rank():
+        return take_part(prepared, resources, should_stop)
     if (folder / "run.toml").exists():
         raise CheckpointError("holds a run already", file=folder, hint=f"edgetune resume {folder}, or choose another --run")
     run = build(prepared, folder, resources, on_event)
@@ -207,6 +211,8 @@ def resume(
         CheckpointError: data, model, config or versions differ from what the run was made of (unless `force`).
         StoppedEarly: asked to stop; everything is saved.
     """
+    if rank():
+        return take_part(prepared, resources, should_stop)
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
@@ -227,12 +233,28 @@ def resume(
         return follow(run, prepared, resources, on_event, should_stop)
 
 
-def workers_of(folder: Path) -> int | None:
-    """How many workers a run was begun with: sums are made in that many parts, so resuming keeps them. None: no checkpoint."""
-    for saved in checkpoint.newest(folder):
-        if not isinstance(saved, CheckpointError):
-            return saved.state.workers
-    return None
+def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
+    """What a process does that is not the first of its team: the same loop, in a folder that is thrown away, in silence.
+
+    Raises:
+        StoppedEarly: the team was asked to stop.
+        VerificationFailed: the run ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
+        started, run = time.monotonic(), build(prepared, Path(temporary), resources)
+        run.join()
+        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+            if isinstance(event, RunStopped):
+                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint="resume it")
+        return finished_event(run, "", started)
+
+
+def begun_with(folder: Path) -> TrainingState | None:
+    """What a run was begun with: sums are made in as many parts as it has workers, so resuming keeps them and the backend.
+
+    None: there is no checkpoint.
+    """
+    return next((saved.state for saved in checkpoint.newest(folder) if not isinstance(saved, CheckpointError)), None)
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -292,17 +314,18 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
         base_fingerprint=base_fingerprint(prepared, adapter),
+        backend=resources.backend.name,
         workers=resources.workers,
-        versions={name: importlib.metadata.version(name) for name in ("edgetune", "numpy")},
+        versions={name: importlib.metadata.version(name) for name in ("edgetune", *resources.backend.packages)},
     )
+    runner = resources.backend.runner(parameters, resources.workers, resources.share_weights)
     return Run(
         config=config,
         folder=folder,
         adapter=adapter,
         model=model,
-        parameters=parameters,
-        runner=NumpyRunner(parameters, resources.workers, share_weights=resources.share_weights),
-        optimizer=AdamW(parameters, config.training, config.adapter.rate_ratio),
+        runner=runner,
+        optimizer=optimizer_of(runner, config.training, config.adapter.rate_ratio),
         order=order,
         examples=prepared.train,
         valid_rows=valid_rows,
@@ -310,16 +333,16 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         tokenizer=prepared.tokenizer,
         template=prepared.template,
         recompute=resources.recompute,
-        prefix=prefix_cache(folder, model, order, state, config),
     )
 
 
-def prefix_cache(folder: Path, model: Model, order: StepOrder, state: TrainingState, config: RunConfig) -> PrefixCache | None:
-    """Where what the frozen layers make of each row is kept; None where there are none, or no row comes twice."""
-    if not model.frozen_layers or order.total <= order.start_of(1):
+def prefix_cache(run: Run) -> PrefixCache | None:
+    """Where what the frozen layers make of each row is kept; None where there are none, where no row comes twice, or on MLX,
+    which computes a step as one graph."""
+    if run.state.backend != NUMPY.name or not run.model.frozen_layers or run.order.total <= run.order.start_of(1):
         return None
-    made_of = f"{state.base_fingerprint} {config.training.quantize_base} {state.versions}"
-    return PrefixCache(folder / "prefix", model, made_of, state.workers)
+    made_of = f"{run.state.base_fingerprint} {run.config.training.quantize_base} {run.state.versions}"
+    return PrefixCache(run.folder / "prefix", run.model, made_of, run.state.workers)
 
 
 def base_source(prepared: Prepared, on_event: OnEvent) -> Source:
@@ -379,6 +402,8 @@ def follow(
     def tell(event: Event) -> None:
         record(run.folder, event, on_event)
 
+    run.join()
+    run.prefix = prefix_cache(run)
     for problem in prepared.problems if run.step == 0 else []:
         tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
     tell(
@@ -386,7 +411,7 @@ def follow(
             run=str(run.folder),
             first_step=run.step,
             total_steps=run.total_steps,
-            backend="numpy",
+            backend=resources.backend.name,
             trained_parameters=sum(array.size for array in run.parameters.values()),
             train_rows=len(prepared.train),
             valid_rows=len(prepared.valid),
@@ -398,7 +423,7 @@ def follow(
     )
     started = time.monotonic()
     try:
-        for event in loop(run, should_stop):
+        for event in loop(run, lambda: run.runner.team.any(should_stop())):
             tell(event)
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
@@ -427,16 +452,21 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
         out = run.folder / "adapter"
         with whole_folder(out, "adapter") as part:
             write_peft(part, run.adapter.with_arrays(dict(best)))
+    return finished_event(run, str(out), started)
+
+
+def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
+    """What a run came to."""
     return RunFinished(
         run=str(run.folder),
-        adapter=str(out),
+        adapter=adapter,
         steps=run.step,
         tokens=run.state.tokens,
         train_loss=run.train_loss,
         valid_loss=run.state.best_loss,
         best_step=run.state.best_step,
         tokens_per_second=run.tokens_per_second,
-        peak_bytes=peak_memory(),
+        peak_bytes=run.peak_memory,
         seconds=time.monotonic() - started,
     )
 
@@ -457,8 +487,9 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         ("config_hash", "run.toml"),
         ("data_fingerprint", "the rows, tokenizer or template"),
         ("base_fingerprint", "the base model, or the adapter that it starts from,"),
+        ("backend", "the backend"),
         ("workers", "the number of workers"),
-        ("versions", "EdgeTune or NumPy"),
+        ("versions", "EdgeTune, NumPy or MLX"),
     ):
         if getattr(saved, name) != getattr(now, name) and not force:
             raise CheckpointError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
 from edgetune.adapters.open import adapter_folder
+from edgetune.backend.choice import choose_backend
 from edgetune.config import DataConfig, RunConfig
 from edgetune.errors import ConfigError, DataError, TemplateError
 from edgetune.evaluation.score import Evaluation, evaluate
@@ -45,15 +46,22 @@ def model_folder(name: str, on_event: OnEvent) -> Path:
 
 
 def evaluate_rows(
-    model: str, adapter: Path | None, files: Sequence[Path], task_name: str, max_tokens: int, on_event: OnEvent
+    model: str,
+    adapter: Path | None,
+    files: Sequence[Path],
+    task_name: str,
+    max_tokens: int,
+    on_event: OnEvent,
+    backend: str = "numpy",
 ) -> Evaluated:
-    """Scores a model on the rows of files.
+    """Scores a model on the rows of files. Answers for a task are made with NumPy on every backend.
 
     Raises:
-        ConfigError: an unknown task.
+        ConfigError: an unknown task; MLX is asked for and not installed.
         ModelError, AdapterError, DataError: what is wrong, and where.
     """
     metric = task(task_name) if task_name else None
+    chosen = choose_backend(backend)
     folder = model_folder(model, on_event)
     opened = open_adapted(folder, adapter_folder(adapter) if adapter else None)
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
@@ -61,7 +69,7 @@ def evaluate_rows(
     data = load_examples(list(files), tokenizer, template, DataConfig(train=[], max_tokens=max_tokens), opened.spec.vocab)
     for problem in data.problems:
         on_event(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
-    scores = evaluate(opened, data.examples, worker_count())
+    scores = evaluate(opened, data.examples, worker_count(), chosen)
     if metric is None:
         return Evaluated(scores)
     if tokenizer is None:

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+from edgetune.backend.choice import Backend, choose_backend
+from edgetune.backend.launch import is_launched, rank
 from edgetune.config import RunConfig
+from edgetune.errors import ConfigError
 from edgetune.events import Event, Progress, RunFinished
 from edgetune.training import session
 from edgetune.training.session import Prepared
@@ -28,23 +31,31 @@ def prepare(config: RunConfig, on_event: OnEvent, now: str | None = None) -> Pre
     return session.prepare(config, find_model(config.model, on_event), now, on_rows)
 
 
-def train(config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool]) -> RunFinished:
+def train(
+    config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool], backend: str = "auto"
+) -> RunFinished:
     """A new run, in `folder` or in a new one of this person's runs.
 
     Raises:
+        ConfigError: MLX is asked for and not installed.
         CheckpointError: the folder holds a run already.
         DoesNotFit, DiskFull: the machine cannot hold it; nothing was started.
         StoppedEarly: asked to stop; everything is saved.
     """
+    chosen = team_backend(backend)
     prepared = prepare(config, on_event)
-    memory, resources = plan_resources(prepared)
+    memory, resources = plan_resources(prepared, backend=chosen)
     memory.require_fit()
-    folder = folder or new_run_folder(config.model, date.today())
+    folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
     return session.train(prepared, folder, resources, on_event, should_stop)
 
 
-def resume(folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], force: bool = False) -> RunFinished:
+def resume(
+    folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], force: bool = False, backend: str = "auto"
+) -> RunFinished:
     """Continues a run where its newest good checkpoint stands; a finished run is only reported.
+
+    "auto" is the backend that it was begun with.
 
     Raises:
         CheckpointError: there is no run, another process trains it, or what it was made of has changed (unless `force`).
@@ -53,7 +64,21 @@ def resume(folder: Path, on_event: OnEvent, should_stop: Callable[[], bool], for
     """
     if finished := session.finished_run(folder):
         return finished
+    begun = session.begun_with(folder)
+    chosen = team_backend(begun.backend if begun and backend == "auto" else backend)
     prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
-    memory, resources = plan_resources(prepared, session.workers_of(folder))
+    memory, resources = plan_resources(prepared, begun.workers if begun else None, chosen)
     memory.require_fit()
     return session.resume(folder, prepared, resources, on_event, should_stop, force)
+
+
+def team_backend(name: str) -> Backend:
+    """The backend of that name; only MLX's processes train together.
+
+    Raises:
+        ConfigError: mlx.launch started this process, and NumPy would compute; or MLX is not installed.
+    """
+    chosen = choose_backend(name)
+    if is_launched() and chosen.name != "mlx":
+        raise ConfigError("mlx.launch started this, but NumPy would compute", hint="add --backend mlx")
+    return chosen

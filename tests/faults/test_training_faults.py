@@ -4,12 +4,18 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from edgetune.architecture.weights import load_arrays
+from edgetune.events import StepFinished, read
 
 CONFIG = """model = "{model}"
 [data]
@@ -92,6 +98,20 @@ def test_1_kill_on_a_quantised_base(config: Path, wide_model: Path, tmp_path: Pa
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert edgetune("train", str(config), *settings, "--run", str(whole)).returncode == 0
     killed = edgetune("train", str(config), *settings, "--run", str(run), fault="append:9:kill")
+    assert killed.returncode == -signal.SIGKILL
+    done = edgetune("resume", str(run))
+    assert done.returncode == 0, done.stderr
+    assert weights(run) == weights(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["checkpoint-written", "rotate-trashed"])
+def test_1_kill_on_mlx(point: str, config: Path, tmp_path: Path) -> None:
+    """Dropout, moments and order come back on MLX, too: bit for bit, on its CPU build."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'edgetune[mlx-cpu]'")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert edgetune("train", str(config), "--run", str(whole), "--backend", "mlx").returncode == 0
+    killed = edgetune("train", str(config), "--run", str(run), "--backend", "mlx", fault=f"{point}:2:kill")
     assert killed.returncode == -signal.SIGKILL
     done = edgetune("resume", str(run))
     assert done.returncode == 0, done.stderr
@@ -203,3 +223,57 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_and_one_of_them_writes(config: Path, tmp_path: Path) -> None:
+    """As `mlx.launch -n 2 --backend ring` starts them, over this machine's own network; then both are stopped and resumed."""
+    pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'edgetune[mlx-cpu]'")
+    text = config.read_text().replace("dropout = 0.1", "dropout = 0.0").replace("batch = 2", "batch = 1")
+    alone = config.parent / "alone.toml"
+    alone.write_text(text)
+    assert edgetune("train", str(alone), "--run", str(tmp_path / "one"), "--backend", "mlx").returncode == 0
+    run = tmp_path / "two"
+    outs = launched(tmp_path, "train", str(alone), "--run", str(run), "--backend", "mlx", "--json")
+    assert outs[0].startswith("{") and outs[1] == ""
+    one, two = (load_arrays(each / "adapter" / "adapter_model.safetensors") for each in (tmp_path / "one", run))
+    assert all(np.abs(two[name] - array).max() < 1e-5 for name, array in one.items())
+    losses = [
+        [event.loss for event in read(each / "events.jsonl") if isinstance(event, StepFinished)]
+        for each in (tmp_path / "one", run)
+    ]
+    assert len(losses[1]) == 12 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    half = tmp_path / "half"
+    launched(tmp_path, "train", str(alone), "--run", str(half), "--backend", "mlx", fault="checkpoint-open:3:eio", code=2)
+    launched(tmp_path, "resume", str(half))
+    assert weights(half) == weights(run)
+
+
+def launched(folder: Path, *arguments: str, fault: str = "", code: int = 0) -> list[str]:
+    """The standard outputs of two processes that train together; a fault is the first one's, and the second is then ended."""
+    with closing(socket.socket()) as first, closing(socket.socket()) as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in (first, second)]
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+    environments = [
+        {**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank), "EDGETUNE_FAULT": fault if rank == 0 else ""}
+        for rank in range(2)
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "edgetune", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    out, errors = processes[0].communicate(timeout=120)
+    if code:  # mlx.launch ends the others
+        processes[1].kill()
+    other, other_errors = processes[1].communicate(timeout=120)
+    assert processes[0].returncode == code and (code or processes[1].returncode == 0), errors + other_errors
+    return [out, other]

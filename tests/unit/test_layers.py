@@ -80,10 +80,30 @@ def test_help_answers_in_a_third_of_a_second() -> None:
     assert min(seconds() for _ in range(3)) < 0.3
 
 
+def test_mlx_is_loaded_only_where_it_is_asked_for() -> None:
+    """Its files are imported by one function, which no import runs, and by one another."""
+    ours = [file for file in SOURCES if not file.stem.startswith("mlx_")]
+    top = {
+        short(file)
+        for file in ours
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgetune.backend.mlx_")
+    }
+    assert top == set()
+    loaded = modules_loaded_by(
+        "import edgetune.training.session, edgetune.backend.choice as choice\nchoice.choose_backend('numpy')"
+    )
+    assert "mlx" not in loaded
+
+
 def test_llama_cpp_is_loaded_by_its_child_process_only() -> None:
     """Its bindings are imported in one folder, and what the rest of the project imports of that folder loads none of them."""
     assert {file.parent.name for file in SOURCES if "llama_cpp" in imports(file)} <= {"llamacpp"}
-    others = [module_of(file) for file in SOURCES if file.parent.name not in ("llamacpp", "tui") and file.stem != "__main__"]
+    others = [
+        module_of(file)
+        for file in SOURCES
+        if file.parent.name not in ("llamacpp", "tui") and file.stem != "__main__" and not file.stem.startswith("mlx_")
+    ]
     loaded = modules_loaded_by("\n".join(f"import {module}" for module in [*others, "edgetune.llamacpp.client"]))
     assert loaded & {"llama_cpp", "mlx", "textual", "torch"} == set()
 

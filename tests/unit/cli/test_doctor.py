@@ -71,6 +71,25 @@ def test_every_function_of_llama_cpp_that_is_called_is_asked_for(monkeypatch: py
     assert {"llama_decode", "llama_model_quantize", "llama_tokenize"} <= set(asked)
 
 
+def test_mlx_is_tried_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check = doctor.mlx()
+    assert (
+        check.ok and not check.needed and check.detail == "not installed: NumPy computes" and "edgetune[cuda12]" in check.hint
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(doctor, "MLX", "import sys; sys.exit('ImportError: libmlx.so')")
+    check = doctor.mlx()
+    assert not check.ok and not check.needed and "libmlx.so" in check.detail and "pip install mlx" in check.hint
+
+
+def test_mlx_on_a_processor_says_that_it_is_slow() -> None:
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    check = doctor.mlx()
+    assert check.ok and check.detail.startswith("MLX 0.")
+    assert "on the CPU: slow on a processor, so only used with --backend mlx" in check.detail or "GPU" in check.detail
+
+
 def test_versions_are_compared_with_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = [
         "numpy>=2,<3",

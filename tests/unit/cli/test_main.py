@@ -70,11 +70,6 @@ def test_the_lists_of_commands_show_whole_sentences(group: list[str], capsys: py
         (["train", "a.toml", "b.toml"], "unexpected extra argument", "see `edgetune train --help`"),
         (["runs", "--jsno"], "--jsno", "see `edgetune runs --help`"),
         (["train", "x.toml", "--backend", "torch"], "torch", "see `edgetune train --help`"),
-        (
-            ["train", "x.toml", "--backend", "mlx"],
-            "--backend mlx: this version computes with NumPy only",
-            "leave --backend out",
-        ),
         (["train", "absent.toml"], "absent.toml: no such file", "write one"),
         (["resume", "absent"], "no run here", "`edgetune runs` lists them"),
     ],

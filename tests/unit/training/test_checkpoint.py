@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetune.backend.runner import copy_into
 from edgetune.errors import CheckpointError, DiskFull
 from edgetune.files import sha256
 from edgetune.training import checkpoint
-from edgetune.training.checkpoint import Checkpoint, TrainingState, copy_into, folder_of, newest, save, steps
+from edgetune.training.checkpoint import Checkpoint, TrainingState, folder_of, newest, save, steps
 
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
 
