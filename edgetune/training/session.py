@@ -320,7 +320,7 @@ def prefix_cache(folder: Path, model: Model, order: StepOrder, state: TrainingSt
     if not model.frozen_layers or order.total <= order.start_of(1):
         return None
     made_of = f"{state.base_fingerprint} {config.training.quantize_base} {state.versions}"
-    return PrefixCache(folder / "prefix", model, made_of, state.workers)
+    return PrefixCache(folder / "prefix", model, made_of)
 
 
 def base_source(prepared: Prepared, on_event: OnEvent) -> Source:

@@ -101,6 +101,12 @@ def test_the_base_is_packed_and_what_is_trained_is_not(runner: Runner) -> None:
     assert all(array.dtype == np.float32 for array in run.parameters.values())
 
 
+def test_dora_and_the_last_layers_learn_on_packed_weights_too(runner: Runner) -> None:
+    for name, adapter in {"dora": {"method": "dora"}, "last": {"layers": 1}}.items():
+        runner.train(name, "4bit", **adapter)
+        assert runner.losses[-1] < runner.losses[0] - 0.3
+
+
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_stopped_run_goes_on_to_the_same_end_bit_for_bit(runner: Runner, at: int) -> None:
     whole = runner.train("whole", "4bit")
