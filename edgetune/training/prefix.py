@@ -2,13 +2,15 @@
 
 Epochs after the first read it there. One file holds one example, in float32, so that the numbers are those that were
 computed; its name is a hash of all that they follow from. A file is whole or absent, and believed only if its checksum fits.
-Examples of a packed row are computed one by one: they would not know their company of the next epoch.
+A packed row is computed as it is first met, and its examples are kept one by one for the company of later epochs. What is
+kept is flushed before each checkpoint, so that a run goes on with the same numbers even after a power cut.
 """
 
 import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from edgetune.architecture.transformer import Model
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row, Tokens
-from edgetune.files import free_space, sweep
+from edgetune.files import flush, free_space, sweep
 
 BUDGET = 10_000_000_000  # bytes on the disk
 SHARE = 0.25  # of what is free there, at most
@@ -36,40 +38,38 @@ class PrefixCache:
     `made_of`: a text that names the weights, their precision, and the versions that compute with them.
     """
 
-    def __init__(self, folder: Path, model: Model, made_of: str, workers: int, budget: int = BUDGET):
-        self.folder, self.model, self.workers = folder, model, workers
+    def __init__(self, folder: Path, model: Model, made_of: str, budget: int = BUDGET):
+        self.folder, self.model = folder, model
         self.made_of = blake2b(f"{made_of}\n{model.frozen_layers}".encode()).digest()
-        self.lock, self.stored = threading.Lock(), 0
+        self.lock, self.stored, self.unflushed = threading.Lock(), 0, list[Path]()
         if folder.is_dir():
             sweep(folder)
             self.stored = sum(file.stat().st_size for file in folder.iterdir())
         self.budget = min(budget, self.stored + int(SHARE * free_space(folder)))
 
-    def of(self, rows: int) -> Start:
-        """What gives the stream of a row after the frozen layers, where so many rows are played side by side.
-
-        BLAS gets the cores that rows leave idle, and may round otherwise then: its threads are part of the name.
-        """
-        threads = max(1, self.workers // max(1, rows))
-
-        def start(ops: NumpyOps, row: Row) -> Value:
-            parts = [self.stream(ops, row.tokens[first:stop], threads) for first, stop in row.spans]
-            return Value(parts[0] if len(parts) == 1 else np.concatenate(parts), wanted=False)
-
-        return start
-
-    def stream(self, ops: NumpyOps, tokens: Tokens, threads: int) -> Floats:
-        """(time, dim) of one example: read, or computed and written down."""
-        name = blake2b(tokens.tobytes(), digest_size=16, key=self.made_of, salt=threads.to_bytes(4, "little")).hexdigest()
-        shape = (len(tokens), self.model.embedding.weight.shape[1])
-        known = read(self.folder / name, shape)
-        if known is not None:
-            return known
-        alone = Row(tokens, np.full(len(tokens), -1, np.int32), ((0, len(tokens)),))
-        made = transformer.frozen_stream(ops, self.model, alone).data
-        if self.takes(made.nbytes + CHECKSUM):
-            self.write(self.folder / name, made)
+    def start(self, ops: NumpyOps, row: Row) -> Value:
+        """(time, dim) of a row after the frozen layers: read, or computed and its examples written down."""
+        dim = self.model.embedding.weight.shape[1]
+        files = [self.folder / self.name(row.tokens[first:stop]) for first, stop in row.spans]
+        shapes = [(stop - first, dim) for first, stop in row.spans]
+        found = [read(file, shape) for file, shape in zip(files, shapes, strict=True)]
+        known = [part for part in found if part is not None]
+        if len(known) == len(files):
+            return Value(known[0] if len(known) == 1 else np.concatenate(known), wanted=False)
+        made = transformer.frozen_stream(ops, self.model, row)
+        for file, part, (first, stop) in zip(files, found, row.spans, strict=True):
+            if part is None:
+                self.keep(file, made.data[first:stop])
         return made
+
+    def name(self, tokens: Tokens) -> str:
+        """Of the file of an example."""
+        return blake2b(tokens.tobytes(), digest_size=16, key=self.made_of).hexdigest()
+
+    def keep(self, file: Path, stream: Floats) -> None:
+        """Writes one down, where there is room for it."""
+        if self.takes(stream.nbytes + CHECKSUM):
+            self.write(file, stream)
 
     def takes(self, size: int) -> bool:
         """Whether there is room for that many bytes more, which are then taken."""
@@ -79,16 +79,23 @@ class PrefixCache:
             return fits
 
     def write(self, file: Path, stream: Floats) -> None:
-        """Writes a file, which is not flushed: one that a power cut damages is computed again. A full disk ends the writing."""
+        """Writes a file, which is flushed later. A full disk ends the writing."""
         part = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.part")
         data = stream.astype("<f4", copy=False).tobytes()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(data + crc32(data).to_bytes(CHECKSUM, "little"))
             os.replace(part, file)
+            self.unflushed.append(file)
         except OSError:
             part.unlink(missing_ok=True)
             self.budget = 0
+
+    def flush(self) -> None:
+        """Makes durable what was written since the last time."""
+        with suppress(OSError):
+            while self.unflushed:
+                flush(self.unflushed.pop())
 
     def close(self) -> None:
         """Removes the folder: the run is done."""

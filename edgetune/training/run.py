@@ -59,7 +59,7 @@ class Run:
     @cached_property
     def loss(self) -> Play:
         """What is played of each row."""
-        return row_loss(self.model, self.recompute)
+        return row_loss(self.model, self.recompute, self.start)
 
     @property
     def parameters(self) -> Arrays:
@@ -96,8 +96,7 @@ class Run:
         started, step, training = time.monotonic(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
-        play = row_loss(self.model, self.recompute, self.start(rows)) if self.prefix else self.loss
-        loss, gradients = self.runner.loss_and_gradients(play, rows, training.seed, step)
+        loss, gradients = self.runner.loss_and_gradients(self.loss, rows, training.seed, step)
         norm = self.optimizer.norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
             return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
@@ -126,9 +125,10 @@ class Run:
             memory_bytes=self.peak_memory,
         )
 
-    def start(self, rows: Sequence[Row]) -> Start | None:
-        """What gives these rows' stream after the frozen layers, where it is kept."""
-        return self.prefix.of(len(rows)) if self.prefix else None
+    @property
+    def start(self) -> Start | None:
+        """What gives a row's stream after the frozen layers, where it is kept."""
+        return self.prefix.start if self.prefix else None
 
     def skip(self, reason: str, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
         """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned."""
@@ -153,7 +153,7 @@ class Run:
         """The loss on the held-out rows, then the samples. The state remembers the best."""
         if self.valid_rows:
             started = time.monotonic()
-            loss, tokens = mean_loss(self.runner, self.model, self.valid_rows, self.start(self.valid_rows))
+            loss, tokens = mean_loss(self.runner, self.model, self.valid_rows, self.start)
             best = self.state.best_loss is None or loss < self.state.best_loss
             if best:
                 self.note(best_step=self.step, best_loss=loss, stale_validations=0)
@@ -187,6 +187,8 @@ class Run:
         started = time.monotonic()
         if not self.valid_rows:
             self.note(best_step=self.step)
+        if self.prefix:
+            self.prefix.flush()
         folder = checkpoint.save(self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep)
         return CheckpointSaved(step=self.step, folder=str(folder), seconds=time.monotonic() - started)
 

@@ -342,7 +342,7 @@ def prefix_cache(run: Run) -> PrefixCache | None:
     if run.state.backend != NUMPY.name or not run.model.frozen_layers or run.order.total <= run.order.start_of(1):
         return None
     made_of = f"{run.state.base_fingerprint} {run.config.training.quantize_base} {run.state.versions}"
-    return PrefixCache(run.folder / "prefix", run.model, made_of, run.state.workers)
+    return PrefixCache(run.folder / "prefix", run.model, made_of)
 
 
 def base_source(prepared: Prepared, on_event: OnEvent) -> Source:

@@ -110,6 +110,12 @@ def test_dora_begins_with_the_lengths_of_the_packed_rows(runner: Runner) -> None
     assert first["dora"] == pytest.approx(first["lora"], rel=1e-6)
 
 
+def test_dora_and_the_last_layers_learn_on_packed_weights_too(runner: Runner) -> None:
+    for name, adapter in {"dora": {"method": "dora"}, "last": {"layers": 1}}.items():
+        runner.train(name, "4bit", **adapter)
+        assert runner.losses[-1] < runner.losses[0] - 0.3
+
+
 @pytest.mark.parametrize("at", [1, 4])
 def test_a_stopped_run_goes_on_to_the_same_end_bit_for_bit(runner: Runner, at: int) -> None:
     whole = runner.train("whole", "4bit")
