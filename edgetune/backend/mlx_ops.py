@@ -141,11 +141,13 @@ class MlxOps:
         return x + (y if scale == 1 else y * scale)
 
     def normed(self, x: Array, norm: Norm | None) -> Array:
-        """x / rms(x) * weight over the last axis. Without a norm, x."""
+        """x / rms(x) * weight * scale over the last axis. Without a norm, x."""
         if norm is None:
             return x
         weight = self.trained(norm.name)
-        return mx.fast.rms_norm(x.astype(mx.float32), self.constants.array(norm.weight) if weight is None else weight, norm.eps)
+        weight = self.constants.array(norm.weight) if weight is None else weight
+        y = mx.fast.rms_norm(x.astype(mx.float32), weight, norm.eps)
+        return y if norm.scale == 1 else y * norm.scale
 
     def keep(self, x: Array, positions: NDArray[np.intp]) -> Array:
         """The rows of x at those positions."""

@@ -28,6 +28,7 @@ class Norm(NamedTuple):
     name: str  # Hugging Face parameter name; its gradient is kept if that is trained
     weight: Array  # (dim,), (head_dim,) or (heads * head_dim,)
     eps: float
+    scale: float = 1.0  # what comes out is multiplied by it, too: Granite's way to divide its logits
 
 
 class Adapter(NamedTuple):
