@@ -145,7 +145,8 @@ class MlxOps:
         if norm is None:
             return x
         weight = self.trained(norm.name)
-        y = mx.fast.rms_norm(x.astype(mx.float32), self.constants.array(norm.weight) if weight is None else weight, norm.eps)
+        weight = self.constants.array(norm.weight) if weight is None else weight
+        y = mx.fast.rms_norm(x.astype(mx.float32), weight, norm.eps)
         return y if norm.scale == 1 else y * norm.scale
 
     def keep(self, x: Array, positions: NDArray[np.intp]) -> Array:
