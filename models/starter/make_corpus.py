@@ -14,7 +14,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from corpus import copying, feelings, numbers, reading, remembering, smalltalk, tales, things, vocabulary, yes_no
+from corpus import aloud, copying, feelings, numbers, reading, remembering, smalltalk, tales, things, vocabulary, yes_no
 from corpus.talk import Skill, Talk
 
 SHARES: dict[Skill, float] = {
@@ -55,6 +55,41 @@ PRACTICE: dict[Skill, float] = {
     reading.reading: 1.2,
 }
 """What the practice rows have how many times more of: what is learned last. The other skills come along."""
+DRILLS: dict[Skill, float] = {
+    aloud.sums: 27,
+    aloud.word_sums: 5,
+    numbers.counting: 8,
+    numbers.many_of: 0.6,
+    aloud.letters: 10,
+    vocabulary.order: 4,
+    vocabulary.opposites: 2,
+    vocabulary.plurals: 2,
+    vocabulary.sentences: 0.3,
+    aloud.odd_one: 5,
+    aloud.yes_or_no: 8,
+    aloud.compare: 4,
+    copying.copying: 8,
+    reading.much_reading: 11,
+    things.facts: 7,
+    things.name_some: 0.5,
+    feelings.sentiment: 1,
+    feelings.moods: 0.6,
+    tales.stories: 0.7,
+    remembering.about_me: 1,
+    remembering.roles: 0.6,
+    smalltalk.smalltalk: 2,
+    smalltalk.unknown: 2.5,
+}
+"""What is drilled in the end, over and over, with answers that tell the way."""
+LAST: dict[Skill, float] = {
+    aloud.sums: 0.8,
+    aloud.odd_one: 1.6,
+    aloud.yes_or_no: 1.5,
+    aloud.compare: 1.6,
+    copying.copying: 1.2,
+    reading.much_reading: 2,
+}
+"""What the very last rows have how many times more of than the drills."""
 NEVER_HELD_OUT = ("small talk", "stories", "lists", "sentences")
 """Skills of many right answers, or of fixed phrases: nothing to hold out by key."""
 HELD_OUT = 0.04
@@ -70,13 +105,12 @@ def held_out(talk: Talk, seed: int) -> bool:
     return any(int.from_bytes(digest[:4]) < HELD_OUT * 2**32 for digest in digests)
 
 
-def drawn(seed: int, more: dict[Skill, float] | None = None) -> Iterator[Talk]:
-    """Talks without end, each skill by its share; of some there is more."""
+def drawn(seed: int, shares: dict[Skill, float]) -> Iterator[Talk]:
+    """Talks without end, each skill by its share."""
     random = Random(seed)
-    sources = [skill(random) for skill in SHARES]
-    shares = [share * (more or {}).get(skill, 1) for skill, share in SHARES.items()]
+    sources = [skill(random) for skill in shares]
     while True:
-        yield next(random.choices(sources, shares)[0])
+        yield next(random.choices(sources, list(shares.values()))[0])
 
 
 def taught(talks: Iterable[Talk], seed: int) -> Iterator[Talk]:
@@ -94,10 +128,20 @@ def taught(talks: Iterable[Talk], seed: int) -> Iterator[Talk]:
             yield talk
 
 
-def unrepeated(talks: Iterable[Talk], seen: set[str]) -> Iterator[str]:
-    """Each row once, as a line of JSON; what is seen here is seen by the next caller too."""
+def more_of(shares: dict[Skill, float], times: dict[Skill, float]) -> dict[Skill, float]:
+    """The shares, some of them so many times greater."""
+    return {skill: share * times.get(skill, 1) for skill, share in shares.items()}
+
+
+def lines_of(talks: Iterable[Talk]) -> Iterator[str]:
+    """Each row as a line of JSON."""
     for talk in talks:
-        line = json.dumps(talk.row(), ensure_ascii=False)
+        yield json.dumps(talk.row(), ensure_ascii=False)
+
+
+def unrepeated(talks: Iterable[Talk], seen: set[str]) -> Iterator[str]:
+    """Each line once; what is seen here is seen by the next caller too."""
+    for line in lines_of(talks):
         if line not in seen:
             seen.add(line)
             yield line
@@ -106,7 +150,7 @@ def unrepeated(talks: Iterable[Talk], seen: set[str]) -> Iterator[str]:
 def tested(seed: int, draws: int, per_skill: int) -> Iterator[Talk]:
     """Held-out single questions, no more than a number of every skill."""
     found: dict[str, int] = {}
-    for talk in islice(drawn(seed + 2), draws):
+    for talk in islice(drawn(seed + 2, DRILLS), draws):
         if len(talk.turns) == 1 and held_out(talk, seed) and found.get(talk.skill, 0) < per_skill:
             found[talk.skill] = found.get(talk.skill, 0) + 1
             yield talk
@@ -117,21 +161,39 @@ def write(file: Path, lines: Iterable[str]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
+def write_learned(out: Path, rows: int, seed: int) -> None:
+    """What is learned first: every row once, in train.jsonl, valid.jsonl or practice.jsonl."""
+    seen: set[str] = set()
+    lines = unrepeated(taught(drawn(seed, SHARES), seed), seen)
+    write(out / "train.jsonl", islice(lines, rows))
+    write(out / "valid.jsonl", islice(lines, rows // 100))
+    practised = drawn(seed + 3, more_of(SHARES, PRACTICE))
+    write(out / "practice.jsonl", islice(unrepeated(taught(practised, seed), seen), rows // 2))
+
+
+def write_drilled(out: Path, rows: int, seed: int) -> None:
+    """What is drilled, small worlds again and again, and what is asked of it: no row of drills_valid.jsonl is drilled."""
+    seen: set[str] = set()
+    write(out / "test.jsonl", unrepeated(tested(seed, draws=6 * rows, per_skill=60), seen))
+    write(out / "drills_valid.jsonl", islice(unrepeated(taught(drawn(seed + 4, DRILLS), seed), seen), rows // 200))
+    for name, talks, amount in (
+        ("drills", drawn(seed + 5, DRILLS), 4 * rows // 5),
+        ("last", drawn(seed + 6, more_of(DRILLS, LAST)), rows // 4),
+    ):
+        drilled = (line for line in lines_of(taught(talks, seed)) if line not in seen)
+        write(out / f"{name}.jsonl", islice(drilled, amount))
+
+
 def main() -> None:
-    """Reads the command line and writes the four files."""
+    """Reads the command line and writes the seven files."""
     parser = argparse.ArgumentParser(description="Write the starter model's corpus.")
-    parser.add_argument("--out", type=Path, required=True, help="the folder for train, valid, test and practice.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for the JSONL files")
     parser.add_argument("--rows", type=int, default=72_000, help="rows of train.jsonl")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    seen: set[str] = set()
-    lines = unrepeated(taught(drawn(options.seed), options.seed), seen)
-    write(options.out / "train.jsonl", islice(lines, options.rows))
-    write(options.out / "valid.jsonl", islice(lines, options.rows // 100))
-    write(options.out / "test.jsonl", unrepeated(tested(options.seed, draws=6 * options.rows, per_skill=60), seen))
-    practice = taught(drawn(options.seed + 3, PRACTICE), options.seed)
-    write(options.out / "practice.jsonl", islice(unrepeated(practice, seen), options.rows // 2))
+    write_learned(options.out, options.rows, options.seed)
+    write_drilled(options.out, options.rows, options.seed)
 
 
 if __name__ == "__main__":

@@ -165,12 +165,12 @@ def gifts(random: Random) -> Story:
 STORIES = (owners, owners, spots, spots, journeys, tastes, lives, ages, pets, prices, hours, new_words, gifts)
 
 
-def reading(random: Random) -> Iterator[Talk]:
-    """The story and the question in one message, or the story first, or as the system message."""
+def reading(random: Random, amounts: tuple[int, ...] = (1, 1, 1, 2, 3)) -> Iterator[Talk]:
+    """The story and the question in one message, or the story first, or as the system message; so many questions."""
     while True:
         sentences, questions = random.choice(STORIES)(random)
         told = " ".join(sentences)
-        chosen = random.sample(questions, min(len(questions), random.choice((1, 1, 1, 2, 3))))
+        chosen = random.sample(questions, min(len(questions), random.choice(amounts)))
         turns = [Turn(question, answer, f"{told} {question}") for question, answer in chosen]
         way = random.random()
         if way < 0.7:
@@ -183,3 +183,8 @@ def reading(random: Random) -> Iterator[Talk]:
         else:
             opening = Turn(told, random.choice(("I see.", "All right.", "Thank you, I will remember that.")), told)
             yield Talk("reading", (opening, *turns))
+
+
+def much_reading(random: Random) -> Iterator[Talk]:
+    """More questions about each story."""
+    return reading(random, (1, 2, 3))

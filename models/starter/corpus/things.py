@@ -77,6 +77,12 @@ def facts(random: Random) -> Iterator[Talk]:
 
 def compare(random: Random) -> Iterator[Talk]:
     """Which is bigger, a mouse or a horse? A horse is bigger than a mouse."""
+    for talk, _, _ in compared(random):
+        yield talk
+
+
+def compared(random: Random) -> Iterator[tuple[Talk, Thing, Thing]]:
+    """The same, and what is compared, in the question's order."""
     sized = [thing for thing in WORLD if "size" in thing.facts]
     while True:
         first, second = random.sample(sized, 2)
@@ -100,7 +106,7 @@ def compare(random: Random) -> Iterator[Talk]:
         )
         if form.startswith("Is"):
             answer = f"{'Yes' if capital(first.a) in answer else 'No'}, {lower(answer)}"
-        yield single("compare", form.format(word=word, x=first.a, y=second.a), answer)
+        yield single("compare", form.format(word=word, x=first.a, y=second.a), answer), first, second
 
 
 def name_some(random: Random) -> Iterator[Talk]:

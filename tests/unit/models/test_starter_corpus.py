@@ -17,6 +17,8 @@ from edgetune.text.tokenizer import load_tokenizer
 STARTER = Path(__file__).parents[3] / "models" / "starter"
 DEMO = STARTER / "demo"
 TOKENS_A_ROW = 128
+LEARNED = ("train", "practice", "drills", "last")
+FILES = (*LEARNED, "valid", "drills_valid", "test")
 
 
 def rows(file: Path) -> list[list[dict[str, str]]]:
@@ -48,32 +50,79 @@ def tokenizer() -> sentencepiece.SentencePieceProcessor:
 
 def test_the_same_seed_writes_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     again = generate(tmp_path)
-    for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
-        assert (again / name).read_bytes() == (corpus / name).read_bytes()
+    for file in FILES:
+        assert (again / f"{file}.jsonl").read_bytes() == (corpus / f"{file}.jsonl").read_bytes()
 
 
 def test_every_row_is_a_whole_conversation(corpus: Path) -> None:
-    for name in ("train.jsonl", "valid.jsonl", "test.jsonl"):
-        for messages in rows(corpus / name):
+    for file in FILES:
+        for messages in rows(corpus / f"{file}.jsonl"):
             spoken = [message["role"] for message in messages if message["role"] != "system"]
             assert spoken == ["user", "assistant"] * (len(spoken) // 2)
             assert len(messages) - len(spoken) == (messages[0]["role"] == "system")
             assert all(message["content"] == message["content"].strip() != "" for message in messages)
 
 
-def test_the_english_has_no_slips_of_the_templates(corpus: Path) -> None:
-    text = (corpus / "train.jsonl").read_text("utf-8")
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_english_has_no_slips_of_the_templates(corpus: Path, name: str) -> None:
+    text = (corpus / f"{name}.jsonl").read_text("utf-8")
     assert not re.search(r"\b[Aa] [aeiou]\w*", text)
     assert not re.search(r"\b[Aa]n (?!hour)[^aeiou\W]\w*", text)
-    replies = [message["content"] for messages in rows(corpus / "train.jsonl") for message in messages]
+    replies = [message["content"] for messages in rows(corpus / f"{name}.jsonl") for message in messages]
     assert not [reply for reply in replies if re.search(r"[{}–_]|  |\.\.", reply)]
 
 
-def test_sums_are_right(corpus: Path) -> None:
-    sums = re.findall(r"\b(\d+) ([+-]) (\d+) = (\d+)", (corpus / "train.jsonl").read_text("utf-8"))
+@pytest.mark.parametrize("name", LEARNED)
+def test_sums_are_right(corpus: Path, name: str) -> None:
+    sums = re.findall(r"\b(\d+) ([+-]) (\d+) = (\d+)", (corpus / f"{name}.jsonl").read_text("utf-8"))
     assert len(sums) > 100
     for a, sign, b, result in sums:
         assert int(a) + (int(b) if sign == "+" else -int(b)) == int(result)
+
+
+def drilled(corpus: Path, skill: str) -> list[tuple[str, str]]:
+    """Questions and answers of the drills' first turns."""
+    told = [json.loads(line) for line in (corpus / "drills.jsonl").read_text("utf-8").splitlines()]
+    return [(row["messages"][0]["content"], row["messages"][1]["content"]) for row in told if row["skill"] == skill]
+
+
+def test_a_word_sum_ends_with_the_number_that_its_sum_has(corpus: Path) -> None:
+    answers = [answer for _, answer in drilled(corpus, "word sums")]
+    assert len(answers) > 20
+    for answer in answers:
+        (result,), said = re.findall(r"= (\d+)\. ", answer), answer.rpartition("= ")[2]
+        assert re.findall(r"\d+", said) == [result, result]
+
+
+def test_letters_are_told_from_the_spelling(corpus: Path) -> None:
+    answers = [answer for _, answer in drilled(corpus, "letters")]
+    assert len(answers) > 20
+    for answer in answers:
+        word, spelled = re.findall(r"^(\w+) is spelled ([\w-]+)\.", answer)[0]
+        assert spelled.replace("-", "") == word.lower()
+        for which, letter in re.findall(r"The (first|last) letter of \w+ is (\w)\.$", answer):
+            assert letter == (spelled[0] if which == "first" else spelled[-1])
+        for many in re.findall(r"has (\d+) letters\.$", answer):
+            assert int(many) == len(word)
+
+
+def test_the_odd_one_is_the_one_of_another_kind(corpus: Path) -> None:
+    answers = [answer for _, answer in drilled(corpus, "odd one out")]
+    assert len(answers) > 10
+    for answer in answers:
+        told, odd = re.findall(r"^(.*)\. (.*) does not belong\.$", answer)[0]
+        kinds = dict(pair.split(": ") for pair in told.lower().split(", "))
+        others = {kind for name, kind in kinds.items() if name != odd.lower()}
+        assert len(others) == 1 and kinds[odd.lower()] not in others
+
+
+def test_yes_follows_where_the_fact_says_what_was_asked(corpus: Path) -> None:
+    answers = [(q, a) for q, a in drilled(corpus, "yes or no") if re.match(r"Is .* (?:made of|used for) ", q)]
+    assert len(answers) > 5
+    for question, answer in answers:
+        asked = re.sub(r"^Is ", "", question.rstrip("?")).split(" ", 2)
+        fact, said = re.findall(r"^(.*), so (yes|no)\.$", answer)[0]
+        assert (fact.lower().endswith(asked[-1].partition(" ")[2])) == (said == "yes")
 
 
 def asked_with_context(file: Path) -> set[str]:
@@ -82,21 +131,34 @@ def asked_with_context(file: Path) -> set[str]:
     return {json.dumps([*before, turn]) for before, turn in turns if turn["role"] == "user"}
 
 
-def test_no_test_question_is_trained_on_and_no_row_is_in_two_files(corpus: Path) -> None:
+@pytest.mark.parametrize("name", LEARNED)
+def test_no_test_question_is_trained_on(corpus: Path, name: str) -> None:
     tested = asked_with_context(corpus / "test.jsonl")
     assert len(tested) > 100
-    assert not tested & asked_with_context(corpus / "train.jsonl")
-    texts = ((corpus / f"{name}.jsonl").read_text("utf-8") for name in ("train", "valid", "test"))
-    lines = [line for text in texts for line in text.splitlines()]
-    assert len(set(lines)) == len(lines)
+    assert not tested & asked_with_context(corpus / f"{name}.jsonl")
 
 
-def test_a_held_out_sum_is_taught_in_no_form(corpus: Path) -> None:
-    told = r"(?:What is|How much is|Add|out)? ?(\d+) (?:\+|plus|and) (\d+)\b"
-    trained = {sum_ for messages in rows(corpus / "train.jsonl") for sum_ in re.findall(told, messages[0]["content"])}
-    questions = [m[-2]["content"] for m in rows(corpus / "test.jsonl") if re.search(r"\d+ = \d+\.$", m[-1]["content"])]
-    tested = {sum_ for question in questions for sum_ in re.findall(told, question)}
-    assert tested
+@pytest.mark.parametrize("names", [("train", "practice", "valid", "test"), ("drills", "drills_valid", "test")])
+def test_no_row_is_in_two_files(corpus: Path, names: tuple[str, ...]) -> None:
+    lines = [set((corpus / f"{name}.jsonl").read_text("utf-8").splitlines()) for name in names]
+    assert len(set().union(*lines)) == sum(map(len, lines))
+
+
+def sums_in(text: str) -> set[tuple[str, str, str]]:
+    """The sums of a text, in whichever of the forms they are asked for or worked out."""
+    listed = re.findall(r"^- numbers: (.*)$", (STARTER / "corpus" / "lists.md").read_text("utf-8"), re.M)[0].split(" | ")
+    text = re.sub(r"[a-z]+(?:-[a-z]+)?", lambda m: str(listed.index(m[0])) if m[0] in listed else m[0], text.lower())
+    added = re.findall(r"(\d+) (?:\+|plus) (\d+)\b", text) + re.findall(r"\badd (\d+) and (\d+)\b", text)
+    taken = re.findall(r"(\d+) (?:-|minus) (\d+)\b", text)
+    taken += [(a, b) for b, a in re.findall(r"\btake (\d+) from (\d+)\b", text)]
+    return {(a, "+", b) for a, b in added} | {(a, "-", b) for a, b in taken}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_held_out_sum_is_taught_in_no_form(corpus: Path, name: str) -> None:
+    trained = {sum_ for messages in rows(corpus / f"{name}.jsonl") for turn in messages for sum_ in sums_in(turn["content"])}
+    tested = {sum_ for m in rows(corpus / "test.jsonl") for sum_ in sums_in(m[-1]["content"])}
+    assert len(tested) > 3
     assert not trained & tested
 
 
