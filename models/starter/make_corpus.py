@@ -81,15 +81,6 @@ DRILLS: dict[Skill, float] = {
     smalltalk.unknown: 2.5,
 }
 """What is drilled in the end, over and over, with answers that tell the way."""
-LAST: dict[Skill, float] = {
-    aloud.sums: 0.8,
-    aloud.odd_one: 1.6,
-    aloud.yes_or_no: 1.5,
-    aloud.compare: 1.6,
-    copying.copying: 1.2,
-    reading.much_reading: 2,
-}
-"""What the very last rows have how many times more of than the drills."""
 NEVER_HELD_OUT = ("small talk", "stories", "lists", "sentences")
 """Skills of many right answers, or of fixed phrases: nothing to hold out by key."""
 HELD_OUT = 0.04
@@ -128,11 +119,6 @@ def taught(talks: Iterable[Talk], seed: int) -> Iterator[Talk]:
             yield talk
 
 
-def more_of(shares: dict[Skill, float], times: dict[Skill, float]) -> dict[Skill, float]:
-    """The shares, some of them so many times greater."""
-    return {skill: share * times.get(skill, 1) for skill, share in shares.items()}
-
-
 def lines_of(talks: Iterable[Talk]) -> Iterator[str]:
     """Each row as a line of JSON."""
     for talk in talks:
@@ -167,8 +153,8 @@ def write_learned(out: Path, rows: int, seed: int) -> None:
     lines = unrepeated(taught(drawn(seed, SHARES), seed), seen)
     write(out / "train.jsonl", islice(lines, rows))
     write(out / "valid.jsonl", islice(lines, rows // 100))
-    practised = drawn(seed + 3, more_of(SHARES, PRACTICE))
-    write(out / "practice.jsonl", islice(unrepeated(taught(practised, seed), seen), rows // 2))
+    more = {skill: share * PRACTICE.get(skill, 1) for skill, share in SHARES.items()}
+    write(out / "practice.jsonl", islice(unrepeated(taught(drawn(seed + 3, more), seed), seen), rows // 2))
 
 
 def write_drilled(out: Path, rows: int, seed: int) -> None:
@@ -176,16 +162,12 @@ def write_drilled(out: Path, rows: int, seed: int) -> None:
     seen: set[str] = set()
     write(out / "test.jsonl", unrepeated(tested(seed, draws=6 * rows, per_skill=60), seen))
     write(out / "drills_valid.jsonl", islice(unrepeated(taught(drawn(seed + 4, DRILLS), seed), seen), rows // 200))
-    for name, talks, amount in (
-        ("drills", drawn(seed + 5, DRILLS), 4 * rows // 5),
-        ("last", drawn(seed + 6, more_of(DRILLS, LAST)), rows // 4),
-    ):
-        drilled = (line for line in lines_of(taught(talks, seed)) if line not in seen)
-        write(out / f"{name}.jsonl", islice(drilled, amount))
+    drilled = (line for line in lines_of(taught(drawn(seed + 5, DRILLS), seed)) if line not in seen)
+    write(out / "drills.jsonl", islice(drilled, 4 * rows // 5))
 
 
 def main() -> None:
-    """Reads the command line and writes the seven files."""
+    """Reads the command line and writes the six files."""
     parser = argparse.ArgumentParser(description="Write the starter model's corpus.")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the JSONL files")
     parser.add_argument("--rows", type=int, default=72_000, help="rows of train.jsonl")

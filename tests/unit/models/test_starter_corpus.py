@@ -17,7 +17,7 @@ from edgetune.text.tokenizer import load_tokenizer
 STARTER = Path(__file__).parents[3] / "models" / "starter"
 DEMO = STARTER / "demo"
 TOKENS_A_ROW = 128
-LEARNED = ("train", "practice", "drills", "last")
+LEARNED = ("train", "practice", "drills")
 FILES = (*LEARNED, "valid", "drills_valid", "test")
 
 
