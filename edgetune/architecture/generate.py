@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from edgetune.architecture import transformer
 from edgetune.architecture.transformer import Model
+from edgetune.backend.numpy_attention import QUERIES, rotation, scores
 from edgetune.backend.numpy_folds import FoldedWeights
-from edgetune.backend.numpy_ops import QUERIES, NumpyOps, blocks, rotation, scores
+from edgetune.backend.numpy_ops import NumpyOps
+from edgetune.backend.numpy_stream import blocks
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import HeadShape, Row, Spans
 from edgetune.errors import DataError

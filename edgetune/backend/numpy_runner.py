@@ -12,7 +12,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from edgetune.backend.numpy_folds import FoldedWeights
-from edgetune.backend.numpy_ops import DropoutKey, NumpyOps
+from edgetune.backend.numpy_ops import NumpyOps
+from edgetune.backend.numpy_stream import DropoutKey
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row
 from edgetune.backend.team import Alone

@@ -14,7 +14,9 @@ import msgspec
 from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import ModelSpec
-from edgetune.backend.numpy_ops import BLOCK, QUERIES, VOCABULARY
+from edgetune.backend.numpy_attention import QUERIES
+from edgetune.backend.numpy_loss import VOCABULARY
+from edgetune.backend.numpy_stream import BLOCK
 from edgetune.config import AdapterConfig, QuantizeBase, RunConfig, apply_setting, convert
 from edgetune.errors import DoesNotFit
 from edgetune.units import count, size

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.architecture.spec import ModelSpec
-from edgetune.backend.numpy_ops import QUERIES
+from edgetune.backend.numpy_attention import QUERIES
 from edgetune.config import RunConfig
 from edgetune.planner.memory import block_floats, block_parameters, trained_layers, trained_parameters
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from random_model import tokens, uniform
 
-from edgetune.backend import numpy_ops
+from edgetune.backend import numpy_attention, numpy_linear, numpy_loss, numpy_ops
 from edgetune.backend.dora import row_lengths
 from edgetune.backend.numpy_ops import NumpyOps
+from edgetune.backend.numpy_stream import DropoutKey
 from edgetune.backend.numpy_tape import Value
 from edgetune.backend.numpy_weights import Plain
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm
@@ -23,9 +24,10 @@ Play = Callable[[NumpyOps, list[Value]], Sequence[Value]]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numpy_ops, "QUERIES", 3)
-    monkeypatch.setattr(numpy_ops, "VOCABULARY", 5)
-    monkeypatch.setattr(numpy_ops, "BLOCK", 4)
+    monkeypatch.setattr(numpy_attention, "QUERIES", 3)
+    monkeypatch.setattr(numpy_loss, "VOCABULARY", 5)
+    for module in (numpy_ops, numpy_linear):
+        monkeypatch.setattr(module, "BLOCK", 4)
 
 
 def draw(name: str, *shape: int, mean: float = 0.0) -> np.ndarray:
@@ -37,7 +39,7 @@ def check(play: Play, inputs: Sequence[np.ndarray], parameters: Arrays | None = 
     """The gradients of a random combination of all outputs by every entry of every input and trained array."""
     parameters = parameters or {}
     ops = NumpyOps(parameters, np.float64)
-    ops.dropout_key = numpy_ops.DropoutKey(3, step, 1)
+    ops.dropout_key = DropoutKey(3, step, 1)
 
     def outcome(keep_tape: bool) -> tuple[float, list[Value], Sequence[Value]]:
         values = [Value(array) for array in inputs]
@@ -141,7 +143,7 @@ def test_project_dora(normed: bool, dropout: float, monkeypatch: pytest.MonkeyPa
     joint, parameters = Joint((a, linear("c", 2, DIM), b)), factors(a, b)
     parameters["a.lora_magnitude_vector"] = draw("a.lora_magnitude_vector", 5, mean=1.5)
     fixed = row_lengths(a.weight.read(slice(None)) + 0.5 * parameters["a.lora_B"] @ parameters["a.lora_A"])
-    monkeypatch.setattr(numpy_ops, "row_lengths", lambda rows: fixed[:4] if len(rows) == 4 else fixed[4:])  # in blocks of 4
+    monkeypatch.setattr(numpy_linear, "row_lengths", lambda rows: fixed[:4] if len(rows) == 4 else fixed[4:])  # in blocks of 4
     check(lambda ops, x: [ops.project(x[0], joint, norm("n", DIM) if normed else None)], [draw("x", TIME, DIM)], parameters)
 
 
@@ -260,7 +262,7 @@ def test_recompute_and_frozen() -> None:
 def test_dropout_is_a_function_of_seed_step_row_and_layer() -> None:
     a, b = linear("a", 5, DIM, adapter=Adapter(1.0, 0.5)), linear("b", 5, DIM, adapter=Adapter(1.0, 0.5))
     x, ops = np.ones((200, DIM)), NumpyOps(factors(a, b), np.float64)
-    ops.dropout_key = key = numpy_ops.DropoutKey(1, 2, 3)
+    ops.dropout_key = key = DropoutKey(1, 2, 3)
     masks = [ops.dropout_mask(x, a), ops.dropout_mask(x, b)]
     for other in (key._replace(seed=2), key._replace(step=3), key._replace(row=4)):
         ops.dropout_key = other

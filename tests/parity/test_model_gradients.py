@@ -16,7 +16,7 @@ from edgetune.architecture.quantized_base import QuantizedBase
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.transformer import Layer, Model
 from edgetune.architecture.weights import WeightFolder
-from edgetune.backend import numpy_ops
+from edgetune.backend import numpy_attention, numpy_linear, numpy_loss, numpy_ops
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_runner import NumpyRunner
 from edgetune.backend.numpy_weights import Quantized
@@ -159,8 +159,10 @@ def test_gradients_on_a_quantised_base_are_finite_differences(
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of several sizes, so that a tiny model has more than one of each."""
-    for constant, size in (("QUERIES", 8), ("VOCABULARY", 16), ("BLOCK", 16)):
-        monkeypatch.setattr(numpy_ops, constant, size)
+    monkeypatch.setattr(numpy_attention, "QUERIES", 8)
+    monkeypatch.setattr(numpy_loss, "VOCABULARY", 16)
+    for module in (numpy_ops, numpy_linear):
+        monkeypatch.setattr(module, "BLOCK", 16)
 
 
 def check_finite_differences(model: Model, trained: Arrays) -> None:

@@ -9,8 +9,10 @@ from random_model import write_model
 
 from edgetune.architecture import transformer
 from edgetune.architecture.load import load_model
-from edgetune.backend import numpy_ops
-from edgetune.backend.numpy_ops import DropoutKey, NumpyOps, mask, rotation, tiles
+from edgetune.backend import numpy_linear
+from edgetune.backend.numpy_attention import mask, rotation, tiles
+from edgetune.backend.numpy_ops import NumpyOps
+from edgetune.backend.numpy_stream import DropoutKey
 from edgetune.backend.numpy_tape import Value
 from edgetune.backend.numpy_weights import Plain
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Row
@@ -50,7 +52,7 @@ def test_large_seeds_and_steps_have_masks() -> None:
 
 def test_no_stretch_of_a_mask_comes_again_in_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names' checksums can be neighbours; the random numbers that follow from them must not be."""
-    monkeypatch.setattr(numpy_ops, "crc32", lambda name: 70 if b"q_proj" in name else 71)
+    monkeypatch.setattr(numpy_linear, "crc32", lambda name: 70 if b"q_proj" in name else 71)
     one, other = (mask_of(KEY, part(f"model.layers.0.self_attn.{kind}")).ravel() > 0 for kind in ("q_proj", "k_proj"))
     for shift in range(-20, 21):
         a, b = (one[shift:], other[: len(other) - shift]) if shift >= 0 else (one[:shift], other[-shift:])
