@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgetune.backend.choice import NUMPY, choose_backend
 from edgetune.config import AdapterConfig, ChecksConfig, DataConfig, RunConfig, TrainingConfig, to_toml
 from edgetune.errors import ChildFailed, ConfigError, Refused, StoppedEarly
 from edgetune.events import Event, Progress, Warned
@@ -198,7 +199,8 @@ class Ladder:
     def memory_plan(self, shape: Shape) -> MemoryPlan:
         """What the run will take."""
         lengths = [self.wanted.tokens] * self.wanted.rows * (self.wanted.steps + 1)
-        return plan_memory(shape.spec, self.config(), Load(lengths, worker_count(), shape.weight_bytes, usable_memory()))
+        workers = worker_count() if choose_backend(self.wanted.backend) == NUMPY else self.wanted.rows
+        return plan_memory(shape.spec, self.config(), Load(lengths, workers, shape.weight_bytes, usable_memory()))
 
     def counted_seconds(self, shape: Shape) -> float:
         """Seconds of one step by the counts of the planner."""
