@@ -1,7 +1,8 @@
 """The weights of one step, adapters folded in: each made once, by the worker that needs it first, and read by all.
 
-Without this every row folds every layer for itself, in its forward and again in its backward: nine percent of a step of four
-rows, and more where weights are stored in half precision. It takes the memory of the layers in float32.
+Without this every row folds every layer for itself, in its forward and again in its backward. On SmolLM2-135M that is 2 % of a
+step of 4 x 512 tokens with weights in float32, 10 % in bfloat16, and 25 % of one of 16 x 128. It takes the memory of the layers
+in float32.
 """
 
 from collections.abc import Callable

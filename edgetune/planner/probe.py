@@ -22,7 +22,8 @@ from edgetune.training.order import StepOrder
 from edgetune.training.session import Prepared, Resources, build
 
 STEP_SECONDS = 0.4  # about as long as a probed step may take
-STEPS = 3  # timed of each kind, after one that warms up
+STEPS = 3  # or rounds of short ones, timed of each kind, after one that warms up
+LEAST_SECONDS = 0.25  # a step that is shorter is made again and again: one alone may meet anything
 LEAST_TOKENS = 16  # of a row
 LEAST_FACTOR = 0.05
 
@@ -111,11 +112,13 @@ def work_of(rows: Sequence[Row]) -> Work:
 def step_seconds(prepared: Prepared, resources: Resources, rows: Sequence[Row], tell: Callable[[int], None]) -> float:
     """The median time of a whole step: loss, gradients and update."""
     run = build(prepared, Path(), resources)
-    times: list[float] = []
+    loss, times = row_loss(run.model, run.recompute), list[float]()
     for done in range(STEPS + 1):
         tell(done)
-        started = time.perf_counter()
-        _, gradients = run.runner.loss_and_gradients(row_loss(run.model, run.recompute), rows, 0, 0)
-        run.optimizer.update(gradients, rate=0.0)
-        times.append(time.perf_counter() - started)
+        started, count = time.perf_counter(), 0
+        while not count or time.perf_counter() - started < LEAST_SECONDS:
+            _, gradients = run.runner.loss_and_gradients(loss, rows, 0, 0)
+            run.optimizer.update(gradients, rate=0.0)
+            count += 1
+        times.append((time.perf_counter() - started) / count)
     return statistics.median(times[1:])

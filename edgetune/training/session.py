@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgetune.adapters.dora import matrices_of, with_magnitudes
-from edgetune.adapters.lora import LoraAdapter, check_fits, new_lora
+from edgetune.adapters.lora import LoraAdapter, adapted_paths, check_fits, new_lora, scale_of
 from edgetune.adapters.open import open_adapter
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import Source, as_stored, build_model, check_shapes, parameter_shapes, trained_copy
@@ -37,6 +37,7 @@ from edgetune.events import (
     RunFinished,
     RunStarted,
     RunStopped,
+    Warned,
     read,
     to_line,
 )
@@ -294,7 +295,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         parameters = trained_copy(spec, prepared.weights, config.training.seed)
         model = build_model(Source(spec, arrays=parameters), {})
     else:
-        adapter, model = start_adapted(prepared, base_source(prepared, on_event))
+        adapter, model = start_adapted(prepared, base_source(prepared, on_event), on_event)
         parameters = adapter.trained_arrays()
     order = StepOrder(prepared.lengths, config)
     valid_order = BatchOrder(
@@ -359,17 +360,17 @@ def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:
     return hashlib.sha256("\n".join([repr(prepared.spec), weights, *scales]).encode()).hexdigest()
 
 
-def start_adapted(prepared: Prepared, source: Source) -> tuple[LoraAdapter, Model]:
+def start_adapted(prepared: Prepared, source: Source, on_event: OnEvent) -> tuple[LoraAdapter, Model]:
     """The adapter as it begins, and the model that carries it. DoRA begins with the lengths that rows have anyway."""
-    adapter, config = start_adapter(prepared), prepared.config.adapter
+    adapter, config = start_adapter(prepared, on_event), prepared.config.adapter
     model = build_model(source, adapter.places(config.dropout, dora=config.method == "dora"))
     if config.method == "dora" and not adapter.is_dora:
         adapter = with_magnitudes(adapter, matrices_of(model))
     return adapter, model
 
 
-def start_adapter(prepared: Prepared) -> LoraAdapter:
-    """A new adapter, or the one that the config starts from.
+def start_adapter(prepared: Prepared, on_event: OnEvent) -> LoraAdapter:
+    """A new adapter, or the one that the config starts from: that keeps its ranks, scales and places, and says so.
 
     Raises:
         ConfigError: the one to start from has magnitudes, and method lora trains none.
@@ -381,6 +382,12 @@ def start_adapter(prepared: Prepared) -> LoraAdapter:
     check_fits(given, prepared.spec)
     if given.is_dora and config.adapter.method != "dora":
         raise ConfigError("adapter.init_from is an adapter of DoRA", hint='set adapter.method = "dora"')
+    wanted = scale_of(config.adapter.alpha, config.adapter.rank, config.adapter.rslora)
+    places = adapted_paths(prepared.spec, config.adapter.targets, config.adapter.layers)
+    alike = all(len(each.a) == config.adapter.rank and each.scale == wanted for each in given.factors.values())
+    if not alike or given.factors.keys() != places.keys():
+        message = f"the adapter that it starts from keeps its own {len(given.factors)} modules, ranks and scales"
+        on_event(Warned(message=message, hint="adapter.rank, alpha, rslora, targets and layers count for new adapters only"))
     return LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora)
 
 

@@ -36,6 +36,7 @@ from edgetune.events import (
     StepFinished,
     StepSkipped,
     ValidationFinished,
+    Warned,
     read,
 )
 from edgetune.training import checkpoint, session
@@ -382,6 +383,18 @@ def test_an_adapter_may_be_trained_further_from_its_folder_its_run_or_mlx_lms_fo
         assert all(np.allclose(before[name], after[name], atol=1e-9) for name in before)
         best = min(event.loss for event in first.of(ValidationFinished))
         assert told.of(ValidationFinished)[0].loss == pytest.approx(best, rel=1e-6)
+
+
+def test_an_adapter_that_is_trained_further_says_which_settings_do_not_count(trainer: Trainer) -> None:
+    first = trainer.train(adapter__rank=3)
+    for same, settings in (
+        (True, {"adapter__rank": 3}),
+        (False, {"adapter__rank": 5}),
+        (False, {"adapter__rank": 3, "adapter__layers": 1}),
+    ):
+        told = trainer.train(adapter__init_from=str(first.folder), training__steps=1, **settings)
+        assert len(told.of(Warned)) == (0 if same else 1)
+        assert read_peft(told.folder / "adapter").rank == 3
 
 
 def test_an_adapter_of_another_base_is_refused(trainer: Trainer, tmp_path: Path) -> None:
