@@ -18,6 +18,8 @@ from tests.unit.hub import hub_fixtures
 from tests.unit.hub.fake_hub import REPOSITORY, Answer, FakeHub, entry
 from tests.unit.hub.hub_fixtures import TOKEN
 
+pytestmark = pytest.mark.slow  # together
+
 hub, model_files = hub_fixtures.hub, hub_fixtures.model_files
 WEIGHTS = "model.safetensors"
 DOWNLOAD = f"from edgetune.hub.download import get; get({REPOSITORY!r})"

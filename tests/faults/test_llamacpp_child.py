@@ -23,6 +23,8 @@ from edgetune.llamacpp.client import require_gguf
 from edgetune.llamacpp.process import ChildProcess
 from tests.faults.gguf_bytes import Gguf, decode, text, write_lora
 
+pytestmark = pytest.mark.slow  # together
+
 ROOT = Path(__file__).resolve().parents[2]
 STORY = [1, 403, 407, 261, 378]
 

@@ -27,6 +27,8 @@ from edgetune.config import QuantizeBase, TrainingConfig
 from edgetune.training.loss import log_probabilities, mean_loss, row_loss, trained_logits
 from edgetune.training.optimizer import optimizer_of
 
+pytestmark = pytest.mark.slow  # together
+
 Arrays = Mapping[str, np.ndarray]
 QUANTIZED = Path(__file__).parent / "fixtures" / "mlx-quantized"
 SWITCHES = ["llama", "mistral-window", "qwen2", "qwen3", "llama-longrope", *OTHER_FAMILIES]

@@ -24,6 +24,8 @@ from edgetune.backend.ops import Adapter, Norm, Row
 from edgetune.config import QuantizeBase
 from edgetune.training.loss import row_loss
 
+pytestmark = pytest.mark.slow  # together
+
 STORED = json.loads((Path(__file__).parent / "fixtures" / "transformers.json").read_text("utf-8"))
 CASES = {name: case["v5"] for name, case in STORED["cases"].items() if case["dtype"] == "F32"}
 OTHER_FAMILIES = ("caps", "post-norms", "only-post-norms")  # each switch of Gemma by itself, and OLMo 2's

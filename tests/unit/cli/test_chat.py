@@ -19,6 +19,8 @@ from edgetune.cli.main import main
 from edgetune.cli.output import Output
 from tests.faults.gguf_bytes import decode
 
+pytestmark = pytest.mark.slow  # together
+
 ROOT = Path(__file__).resolve().parents[3]
 PROC = Path("/proc")
 

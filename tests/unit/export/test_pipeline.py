@@ -30,6 +30,8 @@ from edgetune.text.chat_template import load_template
 from edgetune.text.examples import Example
 from edgetune.text.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow  # together
+
 TALK = [{"role": "user", "content": "Who sees the red house?"}, {"role": "assistant", "content": "I do."}]
 
 

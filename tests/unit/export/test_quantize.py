@@ -20,6 +20,8 @@ from edgetune.export.quantize import TYPES, expected_size, quant_type, quantize,
 from edgetune.llamacpp import LlamaChild
 from tests.faults.gguf_bytes import Gguf, decode
 
+pytestmark = pytest.mark.slow  # together
+
 ROOT = Path(__file__).resolve().parents[3]
 WIDTH, VOCAB = 256, 512
 
