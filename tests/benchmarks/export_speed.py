@@ -3,7 +3,8 @@
     python tests/benchmarks/export_speed.py [--folder ON_THE_DISK_TO_MEASURE] [--rounds 4]
 
 The model is random, its tokenizer a real one: `--tokenizer` is a folder with a tokenizer of at most 49152 tokens. Both
-sides flush to the disk; both read a file that is in the page cache, as a model that was just merged is.
+sides flush to the disk; both read a file that is in the page cache, as a model that was just merged is, or with `--cold`
+from the disk, as one that was downloaded yesterday.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kind", choices=["F32", "F16", "BF16", "Q8_0"], default="F16", help="the weights in the GGUF")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
+    parser.add_argument("--cold", action="store_true", help="both sides read from the disk (Linux)")
     return parser.parse_args()
 
 
@@ -44,6 +46,8 @@ def main() -> None:
         environment = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
         command = [sys.executable, HERE / "export_worker.py"]
         export = [*command, "--model", folder / "model", "--out", folder / "model.gguf", "--kind", arguments.kind]
+        if arguments.cold:
+            export += ["--forget", folder / "model", folder / "model.gguf"]  # both are on the disk by then
         exporter = Worker("export", export, environment)
         exporter.step()  # the copy needs a file of the size that comes out
         copier = Worker("copy", [*command, "--copy", folder / "model.gguf", "--out", folder / "copy.gguf"], environment)
@@ -54,7 +58,7 @@ def main() -> None:
             worker.close()
     print(
         f"\n{arguments.shape}, {size / 1e6:,.0f} MB of {arguments.stored} to {written / 1e6:,.0f} MB of "
-        f"{arguments.kind}, {arguments.rounds} rounds"
+        f"{arguments.kind}, {'from the disk, ' if arguments.cold else ''}{arguments.rounds} rounds"
     )
     print(machine_line() + "\n")
     rows = []

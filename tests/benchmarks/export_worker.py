@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,13 @@ def copy(source: Path, out: Path) -> None:
             write.write(chunk)
         write.flush()
         os.fsync(write.fileno())
+
+
+def forget(place: Path) -> None:
+    """Drops what the system keeps of files in memory: the next read comes from the disk."""
+    for file in place.glob("*") if place.is_dir() else [place]:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def own_memory() -> int:
@@ -55,18 +63,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="export this model folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kind", default="F16")
+    parser.add_argument("--forget", type=Path, nargs="*", default=[], help="drop these from memory after each turn")
     arguments = parser.parse_args()
     if arguments.model:
         from edgetune.export.gguf_file import write_gguf
     before = own_memory()
 
-    def step() -> dict[str, int]:
+    def step() -> dict[str, float]:
+        started = time.perf_counter()
         with watched() as most:
             if arguments.model:
                 write_gguf(arguments.model, arguments.out, arguments.kind, lambda progress: None)
             else:
                 copy(arguments.copy, arguments.out)
-        return {"own_bytes": most[0] - before, "size": arguments.out.stat().st_size}
+        seconds = time.perf_counter() - started
+        for place in arguments.forget:
+            forget(place)
+        return {"seconds": seconds, "own_bytes": most[0] - before, "size": arguments.out.stat().st_size}
 
     serve(step)
 
