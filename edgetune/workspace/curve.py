@@ -161,7 +161,13 @@ def trimmed(row: list[Span]) -> list[Span]:
 
 def joined(row: Sequence[Span]) -> Line:
     """Neighbours of one role as one span."""
-    return [Span("".join(span.text for span in group), role) for role, group in groupby(row, key=lambda span: span.role)]
+    line: Line = []
+    for span in row:
+        if line and line[-1].role == span.role:
+            line[-1] = Span(line[-1].text + span.text, span.role)
+        else:
+            line.append(span)
+    return line
 
 
 # ---- the axes ----------------------------------------------------------------------------------------------------------
