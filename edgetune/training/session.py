@@ -256,7 +256,8 @@ def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[]
         VerificationFailed: the run ended.
     """
     with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
-        started, run = time.monotonic(), build(prepared, Path(temporary), resources)
+        run = build(prepared, Path(temporary), resources)
+        started = run.clock()
         run.join()
         for event in loop(run, Together(Member(should_stop))):
             if isinstance(event, RunStopped):
@@ -455,7 +456,7 @@ def follow(run: Run, prepared: Prepared, resources: Resources, events: EventFile
     for problem in prepared.problems if run.step == 0 else []:
         events.tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
     events.tell(started_event(run, prepared, resources))
-    started = time.monotonic()
+    started = run.clock()
     try:
         finished = to_the_end(run, prepared, events, overseer, started)
         if run.prefix:
@@ -543,7 +544,7 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
         best_step=run.state.best_step,
         tokens_per_second=run.tokens_per_second,
         peak_bytes=run.peak_memory,
-        seconds=time.monotonic() - started,
+        seconds=run.clock() - started,
         energy_joules=run.state.energy_joules,
     )
 
