@@ -24,8 +24,8 @@ class FakeMachine:
     wall: float = 1_800_000_000.0
     tick: float = 2.0  # seconds that pass whenever the run looks at the clock
     power: tuple[Power, float | None] = ("mains", 80.0)
-    heat: Heat = Heat(60.0)
-    memory: Memory = Memory(8 * GB, 16 * GB, 0)
+    heat: Heat = field(default_factory=lambda: Heat(60.0))
+    memory: Memory = field(default_factory=lambda: Memory(8 * GB, 16 * GB, 0))
     servers: list[Server] = field(default_factory=lambda: list[Server]())
     free: int = 100 * GB
     watts: float = 30.0
@@ -117,8 +117,3 @@ class Killed(BaseException):
 def kind_of(events: list[Event], kind: type[Any]) -> list[Any]:
     """The events of one kind."""
     return [event for event in events if isinstance(event, kind)]
-
-
-def part_of_reserve(run: Path) -> bool:
-    """Whether the bytes that are held back are there."""
-    return (run / ".reserve").exists()

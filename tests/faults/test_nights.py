@@ -3,6 +3,7 @@ wherever nothing that is learned was touched."""
 
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_process_that_is_killed(night: Night, calm: bytes) -> None:
             night.spend()
     assert night.spend().adapter == calm
     steps = [event.step for event in night.of(StepFinished)]
-    assert [b for a, b in zip(steps, steps[1:], strict=False) if b <= a] == [29, 50]
+    assert [b for a, b in pairwise(steps) if b <= a] == [29, 50]
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, HOUR, -HOUR])
