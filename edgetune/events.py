@@ -18,7 +18,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
 
 
 class RunStarted(Event, frozen=True):
-    """A run begins, or is continued at `first_step`."""
+    """A run begins, or goes on after the `first_step` steps that are done."""
 
     run: str
     first_step: int
@@ -113,9 +113,10 @@ class Progress(Event, frozen=True):
 
 
 class RunPaused(Event, frozen=True):
-    """The run waits for `resume` in control.jsonl."""
+    """The run waits, saved: because somebody asked, or because a guard holds it."""
 
     step: int
+    reason: str = ""
 
 
 class RunResumed(Event, frozen=True):

@@ -102,7 +102,7 @@ class EventView:
             f"{parameters(event.trained_parameters)} parameters learn {rows}; {count(event.valid_rows)} rows are held out"
         )
         memory = f" · memory at most {size(event.planned_peak_bytes)}" if event.planned_peak_bytes else ""
-        begin = f"from step {count(event.first_step)} of " if event.first_step > 1 else ""
+        begin = f"after step {count(event.first_step)} of " if event.first_step else ""
         self.output.note(f"{begin}{count(event.total_steps)} steps · {event.backend}{memory}")
         self.table_begun = False
 

@@ -48,9 +48,11 @@ from edgetune.text.dataset import Dataset, Example, Problem, load_examples
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
+from edgetune.training.control import Control
 from edgetune.training.loop import train as loop
 from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
+from edgetune.training.overseer import Overseer
 from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
 
@@ -193,9 +195,10 @@ def train(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
+        overseer = Overseer(Control(folder), should_stop)
         with whole_file(folder / "run.toml", "config") as part:
             write_file(part, to_toml(prepared.config), "config-content")
-        return follow(run, prepared, resources, on_event, should_stop)
+        return follow(run, prepared, resources, on_event, overseer)
 
 
 def resume(
@@ -217,6 +220,7 @@ def resume(
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
+        overseer = Overseer(Control(folder), should_stop)
         checkpoint.tidy(folder)
         run = build(prepared, folder, resources, on_event)
         for saved in checkpoint.newest(folder):
@@ -231,7 +235,7 @@ def resume(
                     f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
                 ) from None
             break
-        return follow(run, prepared, resources, on_event, should_stop)
+        return follow(run, prepared, resources, on_event, overseer)
 
 
 def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
@@ -244,7 +248,7 @@ def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[]
     with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
         started, run = time.monotonic(), build(prepared, Path(temporary), resources)
         run.join()
-        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+        for event in loop(run, lambda run: together(run, asked(should_stop))):
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint="resume it")
         return finished_event(run, "", started)
@@ -401,9 +405,19 @@ def run_bytes(run: Run) -> int:
     return sum(array.nbytes for array in run.parameters.values())
 
 
-def follow(
-    run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]
-) -> RunFinished:
+def asked(should_stop: Callable[[], bool]) -> Generator[Event, None, str]:
+    """What a process hears between two steps that is not the first of its team: the signals that it was sent."""
+    yield from ()
+    return "asked to stop" if should_stop() else ""
+
+
+def together(run: Run, heard: Generator[Event, None, str]) -> Generator[Event, None, str]:
+    """The reason to stop that any process of the team has heard: all of them stop after the same step."""
+    reason = yield from heard
+    return (reason or "asked to stop") if run.runner.team.any(bool(reason)) else ""
+
+
+def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, overseer: Overseer) -> RunFinished:
     """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
 
     def tell(event: Event) -> None:
@@ -430,7 +444,7 @@ def follow(
     )
     started = time.monotonic()
     try:
-        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+        for event in loop(run, lambda run: together(run, overseer.between_steps(run))):
             tell(event)
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")

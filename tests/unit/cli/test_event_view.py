@@ -28,7 +28,7 @@ class Clock:
 
 
 STARTED = RunStarted(
-    run="r", first_step=1, total_steps=40, backend="numpy", trained_parameters=2_442_240, train_rows=412, valid_rows=22,
+    run="r", first_step=0, total_steps=40, backend="numpy", trained_parameters=2_442_240, train_rows=412, valid_rows=22,
     train_tokens=48_000, trained_tokens=31_204, planned_peak_bytes=1_570_000_000,
 )  # fmt: skip
 
@@ -80,8 +80,8 @@ def test_a_run_reads_calmly(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_continued_run_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     import msgspec
 
-    lines = shown([msgspec.structs.replace(STARTED, first_step=21, planned_peak_bytes=0)], capsys)
-    assert lines[1] == "from step 21 of 40 steps · numpy"
+    lines = shown([msgspec.structs.replace(STARTED, first_step=20, planned_peak_bytes=0)], capsys)
+    assert lines[1] == "after step 20 of 40 steps · numpy"
 
 
 def test_rows_left_out_are_counted_not_listed(capsys: pytest.CaptureFixture[str]) -> None:

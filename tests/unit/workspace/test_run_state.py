@@ -17,7 +17,7 @@ from edgetune.events import (
 from edgetune.workspace.run_state import RECENT, RunState, fold, replay
 
 
-def started(first_step: int = 1) -> RunStarted:
+def started(first_step: int = 0) -> RunStarted:
     return RunStarted(
         run="r", first_step=first_step, total_steps=100, backend="numpy", trained_parameters=1, train_rows=1, valid_rows=1,
         train_tokens=1, trained_tokens=1, planned_peak_bytes=1, time=1000.0,
@@ -66,7 +66,8 @@ def test_the_pace_follows_a_machine_that_slows_down() -> None:
 
 def test_a_run_that_went_on_counts_from_its_checkpoint() -> None:
     state = replay([started(), *map(step, range(1, 8)), started(first_step=5)])
-    assert (state.step, state.recent, state.seconds_left) == (4, (), None)
+    assert (state.step, state.recent, state.seconds_left) == (5, (), None)
+    assert [point.step for point in state.curve.points] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
