@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,7 @@ class Run:
     template: ChatTemplate | None
     recompute: bool
     prefix: PrefixCache | None = None
+    clock: Callable[[], float] = time.monotonic  # of all seconds that are told
     rates: list[float] = field(default_factory=lambda: list[float]())  # tokens per second of each step of this process
 
     @cached_property
@@ -93,7 +94,7 @@ class Run:
         Raises:
             VerificationFailed: that happened three times in a row; the last good checkpoint stays.
         """
-        started, step, training = time.monotonic(), self.step, self.config.training
+        started, step, training = self.clock(), self.step, self.config.training
         sequences = self.order.step(step)
         rows = [to_row([self.examples[index] for index in sequence]) for sequence in sequences]
         loss, gradients = self.runner.loss_and_gradients(self.loss, rows, training.seed, step)
@@ -103,7 +104,7 @@ class Run:
         rate = rate_at(step, self.total_steps, training)
         scale = min(1.0, training.clip / (norm + 1e-6)) if training.clip else 1.0
         self.optimizer.update(gradients, rate, scale)
-        seconds = time.monotonic() - started
+        seconds = self.clock() - started
         tokens = sum(len(row.tokens) for row in rows)
         self.rates.append(tokens / seconds)
         self.note(
@@ -152,14 +153,14 @@ class Run:
     def validate(self) -> Iterator[Event]:
         """The loss on the held-out rows, then the samples. The state remembers the best."""
         if self.valid_rows:
-            started = time.monotonic()
+            started = self.clock()
             loss, tokens = mean_loss(self.runner, self.model, self.valid_rows, self.start)
             best = self.state.best_loss is None or loss < self.state.best_loss
             if best:
                 self.note(best_step=self.step, best_loss=loss, stale_validations=0)
             else:
                 self.note(stale_validations=self.state.stale_validations + 1)
-            yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best)
+            yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=self.clock() - started, best=best)
         yield from self.samples(self.config.checks.samples)
 
     def samples(self, prompts: Iterable[str]) -> Iterator[Event]:
@@ -188,13 +189,13 @@ class Run:
 
     def save(self) -> CheckpointSaved:
         """Writes a checkpoint of this step."""
-        started = time.monotonic()
+        started = self.clock()
         if not self.valid_rows:
             self.note(best_step=self.step)
         if self.prefix:
             self.prefix.flush()
         folder = checkpoint.save(self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep)
-        return CheckpointSaved(step=self.step, folder=str(folder), seconds=time.monotonic() - started)
+        return CheckpointSaved(step=self.step, folder=str(folder), seconds=self.clock() - started)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Puts everything back as it was when the checkpoint was written. The arrays stay where they are in memory.

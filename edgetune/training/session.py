@@ -9,8 +9,8 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.choice import NUMPY, Backend
 from edgetune.backend.launch import rank
 from edgetune.config import RunConfig, load, to_toml
-from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
+from edgetune.errors import CheckpointError, ConfigError, DoesNotFit, EdgeTuneError, ModelError, StoppedEarly
 from edgetune.events import (
     CheckpointRejected,
     Event,
@@ -42,6 +42,7 @@ from edgetune.events import (
     to_line,
 )
 from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder, write_file
+from edgetune.hardware import RunningClock
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
@@ -50,6 +51,7 @@ from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.control import Control
 from edgetune.training.loop import train as loop
+from edgetune.training.made_of import changes, data_fingerprint
 from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
 from edgetune.training.overseer import Overseer
@@ -125,13 +127,8 @@ def prepare(
         raise ConfigError("checks.samples needs a tokenizer, the model folder has none", hint="leave the samples out")
     data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab, on_rows)
     train, valid, others = split(config, data, tokenizer, template, spec)
-    parts = [
-        data.fingerprint,
-        *(other.fingerprint for other in others),
-        tokenizer.fingerprint if tokenizer else "",
-        template.fingerprint if template else "",
-    ]
-    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    rows = hashlib.sha256("\n".join(each.fingerprint for each in (data, *others)).encode()).hexdigest()
+    fingerprint = data_fingerprint(rows, tokenizer.fingerprint if tokenizer else "", template.fingerprint if template else "")
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
     return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint, now)
 
@@ -198,7 +195,8 @@ def train(
         overseer = Overseer(Control(folder), should_stop)
         with whole_file(folder / "run.toml", "config") as part:
             write_file(part, to_toml(prepared.config), "config-content")
-        return follow(run, prepared, resources, on_event, overseer)
+        with RunningClock() as run.clock:
+            return follow(run, prepared, resources, on_event, overseer)
 
 
 def resume(
@@ -227,7 +225,8 @@ def resume(
             if isinstance(saved, CheckpointError):
                 record(folder, CheckpointRejected(folder=str(saved.file), reason=saved.message), on_event)
                 continue
-            check_same(saved.state, run.state, folder, force)
+            for warning in check_same(saved.state, run.state, folder, force):
+                record(folder, warning, on_event)
             try:
                 run.restore(saved)
             except ValueError as error:
@@ -235,7 +234,8 @@ def resume(
                     f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
                 ) from None
             break
-        return follow(run, prepared, resources, on_event, overseer)
+        with RunningClock() as run.clock:
+            return follow(run, prepared, resources, on_event, overseer)
 
 
 def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
@@ -246,7 +246,8 @@ def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[]
         VerificationFailed: the run ended.
     """
     with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
-        started, run = time.monotonic(), build(prepared, Path(temporary), resources)
+        run = build(prepared, Path(temporary), resources)
+        started = run.clock()
         run.join()
         for event in loop(run, lambda run: together(run, asked(should_stop))):
             if isinstance(event, RunStopped):
@@ -316,6 +317,7 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         else []
     )
     state = TrainingState(
+        config=to_toml(config),
         config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
         base_fingerprint=base_fingerprint(prepared, adapter),
@@ -442,21 +444,42 @@ def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent
             prepared_at=prepared.now,
         )
     )
-    started = time.monotonic()
+    started = run.clock()
     try:
-        for event in loop(run, lambda run: together(run, overseer.between_steps(run))):
-            tell(event)
-            if isinstance(event, RunStopped):
-                raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
+        with memory_errors(run):
+            for event in loop(run, lambda run: together(run, overseer.between_steps(run))):
+                tell(event)
+                if isinstance(event, RunStopped):
+                    hint = f"edgetune resume {run.folder}"
+                    raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=hint)
         finished = finish(run, prepared, started)
         if run.prefix:
             run.prefix.close()
     except EdgeTuneError as error:
         if not isinstance(error, StoppedEarly):
-            tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))
+            with suppress(EdgeTuneError):  # a full disk has no room for this line either
+                tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))
         raise
     tell(finished)
     return finished
+
+
+@contextmanager
+def memory_errors(run: Run) -> Generator[None]:
+    """Turns memory that ran out into what a person is told.
+
+    Raises:
+        DoesNotFit: it ran out; the last checkpoint is kept.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        raise DoesNotFit(
+            f"memory ran out in step {run.step + 1} of {run.total_steps}: the last checkpoint is kept",
+            hint=f"close other programs, then edgetune resume {run.folder}; or a new run with a smaller data.max_tokens",
+        ) from None
 
 
 def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
@@ -488,7 +511,7 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
         best_step=run.state.best_step,
         tokens_per_second=run.tokens_per_second,
         peak_bytes=run.peak_memory,
-        seconds=time.monotonic() - started,
+        seconds=run.clock() - started,
     )
 
 
@@ -498,26 +521,17 @@ def record(folder: Path, event: Event, on_event: OnEvent) -> None:
     on_event(event)
 
 
-def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> None:
-    """A run goes on only with what it was made of.
+def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> Iterator[Warned]:
+    """A run goes on only with what it was made of; where that is forced, it is said and kept among the events.
 
     Raises:
-        CheckpointError: a field differs; the message names it.
+        CheckpointError: something differs; the message names it.
     """
-    for name, what in (
-        ("config_hash", "run.toml"),
-        ("data_fingerprint", "the rows, tokenizer or template"),
-        ("base_fingerprint", "the base model, or the adapter that it starts from,"),
-        ("backend", "the backend"),
-        ("workers", "the number of workers"),
-        ("versions", "EdgeTune, NumPy or MLX"),
-    ):
-        if getattr(saved, name) != getattr(now, name) and not force:
-            raise CheckpointError(
-                f"{what} changed since the run began",
-                file=folder,
-                hint="put it back, or resume with --force: the result will differ",
-            )
+    for change in changes(saved, now):
+        if not force:
+            hint = "put it back, or resume with --force: the result will differ"
+            raise CheckpointError(str(change), file=folder, hint=hint)
+        yield Warned(message=f"forced to go on, although {change}")
 
 
 @contextmanager
