@@ -184,9 +184,10 @@ def discard(path: Path, point: str = "discard") -> None:
 def part_of(path: Path) -> Path:
     """The temporary name beside `path`, in a folder that is there; what dead processes left of the same file is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    name = glob.escape(path.name)
+    for left in [*path.parent.glob(f".{name}.*.part"), *path.parent.glob(f".trash-{name}-*")]:
         number = left.name.split(".")[-2]
-        if number.isdigit() and not is_running(int(number)):
+        if left.suffix != ".part" or (number.isdigit() and not is_running(int(number))):
             remove(left)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 

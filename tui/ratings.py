@@ -50,7 +50,7 @@ def rate(file: Path, rating: Rating) -> None:
     Raises:
         DiskFull, InputError: the file cannot be written.
     """
-    append_line(file, msgspec.json.encode(rating))
+    append_line(file, msgspec.json.encode(rating), "rating")
 
 
 def ratings(file: Path) -> Iterator[Rating]:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from edgetune.errors import EdgeTuneError
-from edgetune.files import home, whole_file
+from edgetune.files import home, whole_file, write_file
 
 
 class Settings(Struct, omit_defaults=True):
@@ -38,6 +38,6 @@ class Settings(Struct, omit_defaults=True):
         try:
             with whole_file(self.file(), "settings") as part:
                 lines = (f"{name} = {msgspec.json.encode(value).decode()}" for name, value in msgspec.to_builtins(self).items())
-                part.write_text("\n".join(lines) + "\n", "utf-8")
+                write_file(part, "\n".join(lines) + "\n", "settings-content")
         except (EdgeTuneError, OSError):
             return

@@ -10,7 +10,7 @@ from typing import Annotated, Concatenate
 import typer
 import typer.main
 
-from edgetune.cli import adapter, bench, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, train
+from edgetune.cli import adapter, bench, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, selftest, train
 from edgetune.cli.crash import report_crash
 from edgetune.cli.options import Job, command
 from edgetune.cli.output import Output, one_line
@@ -68,6 +68,7 @@ for name, function in COMMANDS.items():
     app.command(name)(command(function))
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(models.app, name="models")
+app.add_typer(selftest.app, name="selftest")
 
 
 def run() -> None:

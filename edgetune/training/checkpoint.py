@@ -31,7 +31,8 @@ PARAMETERS, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "MANIFEST.json",
 )
-MADE_OF = ("config_hash", "data_fingerprint", "base_fingerprint", "backend", "workers", "versions")  # fields of the state
+# Fields of the state that say what the run is made of.
+MADE_OF = ("config", "config_hash", "data_fingerprint", "base_fingerprint", "backend", "workers", "versions")
 
 
 class TrainingState(Struct, frozen=True, kw_only=True):
@@ -41,6 +42,7 @@ class TrainingState(Struct, frozen=True, kw_only=True):
     """
 
     format: int = FORMAT
+    config: str = ""  # as TOML, to name the key that has changed; older checkpoints have none
     config_hash: str
     data_fingerprint: str
     base_fingerprint: str

@@ -51,7 +51,7 @@ def send(run: Path, command: AnyCommand) -> None:
     Raises:
         DiskFull, InputError: the file cannot be written.
     """
-    append_line(control_file(run), ENCODER.encode(command))
+    append_line(control_file(run), ENCODER.encode(command), "control")
 
 
 class Control:

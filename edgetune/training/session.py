@@ -29,7 +29,7 @@ from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.choice import NUMPY, Backend
 from edgetune.backend.launch import rank
 from edgetune.config import RunConfig, load, to_toml
-from edgetune.errors import CheckpointError, ConfigError, EdgeTuneError, ModelError, StoppedEarly
+from edgetune.errors import CheckpointError, ConfigError, DoesNotFit, EdgeTuneError, ModelError, StoppedEarly
 from edgetune.events import (
     CheckpointRejected,
     Event,
@@ -50,13 +50,14 @@ from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.event_file import EventFile
-from edgetune.training.loop import Between
 from edgetune.training.loop import train as loop
+from edgetune.training.made_of import changes, data_fingerprint
 from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
 from edgetune.training.overseer import Overseer, overseer_of
 from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
+from edgetune.training.together import Member, Together
 
 ROOM_FOR_FILES = 1_000_000  # bytes beside the arrays of what a run hands over
 OnEvent = Callable[[Event], None]
@@ -128,13 +129,8 @@ def prepare(
         raise ConfigError("checks.samples needs a tokenizer, the model folder has none", hint="leave the samples out")
     data = load_examples([Path(name) for name in config.data.train], tokenizer, template, config.data, spec.vocab, on_rows)
     train, valid, others = split(config, data, tokenizer, template, spec)
-    parts = [
-        data.fingerprint,
-        *(other.fingerprint for other in others),
-        tokenizer.fingerprint if tokenizer else "",
-        template.fingerprint if template else "",
-    ]
-    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    rows = hashlib.sha256("\n".join(each.fingerprint for each in (data, *others)).encode()).hexdigest()
+    fingerprint = data_fingerprint(rows, tokenizer.fingerprint if tokenizer else "", template.fingerprint if template else "")
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
     return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint, now)
 
@@ -237,7 +233,8 @@ def resume(
             if isinstance(saved, CheckpointError):
                 events.tell(CheckpointRejected(folder=str(saved.file), reason=saved.message))
                 continue
-            check_same(saved.state, run.state, folder, force)
+            for warning in check_same(saved.state, run.state, folder, force):
+                events.tell(warning)
             try:
                 run.restore(saved)
             except ValueError as error:
@@ -326,8 +323,10 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         if prepared.valid
         else []
     )
+    of_run = to_toml(config, leave_out=("night",))  # what is learned does not depend on the night
     state = TrainingState(
-        config_hash=hashlib.sha256(to_toml(config, leave_out=("night",)).encode()).hexdigest(),
+        config=of_run,
+        config_hash=hashlib.sha256(of_run.encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
         base_fingerprint=base_fingerprint(prepared, adapter),
         backend=resources.backend.name,
@@ -416,38 +415,6 @@ def run_bytes(run: Run) -> int:
     return sum(array.nbytes for array in run.parameters.values())
 
 
-class Member:
-    """What happens around the steps of a process that is not the first of its team: it hears the signals that it was sent."""
-
-    def __init__(self, should_stop: Callable[[], bool]):
-        self.should_stop = should_stop
-
-    def between_steps(self, run: Run) -> Generator[Event, None, str]:
-        """The reason to stop."""
-        yield from ()
-        return "asked to stop" if self.should_stop() else ""
-
-    def save(self, run: Run) -> Iterator[Event]:
-        """Into a folder that is thrown away: the older checkpoints go from the disk as in the first process's."""
-        yield run.save()
-
-
-class Together:
-    """The same for a whole team: all of its processes stop after the same step."""
-
-    def __init__(self, own: Between):
-        self.own = own
-
-    def between_steps(self, run: Run) -> Generator[Event, None, str]:
-        """The reason to stop that any process of the team has heard."""
-        reason = yield from self.own.between_steps(run)
-        return (reason or "asked to stop") if run.runner.team.any(bool(reason)) else ""
-
-    def save(self, run: Run) -> Iterator[Event]:
-        """Each process its own."""
-        yield from self.own.save(run)
-
-
 def follow(run: Run, prepared: Prepared, resources: Resources, events: EventFile, overseer: Overseer) -> RunFinished:
     """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
     run.clock = overseer.now
@@ -458,7 +425,8 @@ def follow(run: Run, prepared: Prepared, resources: Resources, events: EventFile
     events.tell(started_event(run, prepared, resources))
     started = run.clock()
     try:
-        finished = to_the_end(run, prepared, events, overseer, started)
+        with memory_errors(run):
+            finished = to_the_end(run, prepared, events, overseer, started)
         if run.prefix:
             run.prefix.close()
     except EdgeTuneError as error:
@@ -469,6 +437,24 @@ def follow(run: Run, prepared: Prepared, resources: Resources, events: EventFile
         overseer.end(run)
     events.tell(finished)
     return finished
+
+
+@contextmanager
+def memory_errors(run: Run) -> Generator[None]:
+    """Turns memory that ran out into what a person is told.
+
+    Raises:
+        DoesNotFit: it ran out; the last checkpoint is kept.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        raise DoesNotFit(
+            f"memory ran out in step {run.step + 1} of {run.total_steps}: the last checkpoint is kept",
+            hint=f"close other programs, then edgetune resume {run.folder}; or a new run with a smaller data.max_tokens",
+        ) from None
 
 
 def to_the_end(run: Run, prepared: Prepared, events: EventFile, overseer: Overseer, started: float) -> RunFinished:
@@ -549,26 +535,17 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
     )
 
 
-def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> None:
-    """A run goes on only with what it was made of.
+def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> Iterator[Warned]:
+    """A run goes on only with what it was made of; where that is forced, it is said and kept among the events.
 
     Raises:
-        CheckpointError: a field differs; the message names it.
+        CheckpointError: something differs; the message names it.
     """
-    for name, what in (
-        ("config_hash", "run.toml"),
-        ("data_fingerprint", "the rows, tokenizer or template"),
-        ("base_fingerprint", "the base model, or the adapter that it starts from,"),
-        ("backend", "the backend"),
-        ("workers", "the number of workers"),
-        ("versions", "EdgeTune, NumPy or MLX"),
-    ):
-        if getattr(saved, name) != getattr(now, name) and not force:
-            raise CheckpointError(
-                f"{what} changed since the run began",
-                file=folder,
-                hint="put it back, or resume with --force: the result will differ",
-            )
+    for change in changes(saved, now):
+        if not force:
+            hint = "put it back, or resume with --force: the result will differ"
+            raise CheckpointError(str(change), file=folder, hint=hint)
+        yield Warned(message=f"forced to go on, although {change}")
 
 
 @contextmanager

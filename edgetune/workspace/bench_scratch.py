@@ -1,4 +1,4 @@
-"""The place where `bench` writes its models: one bench at a time, and nothing of it stays."""
+"""The place where `bench` and `selftest` write: one of each at a time, and nothing of it stays."""
 
 import fcntl
 import os
@@ -12,16 +12,16 @@ from edgetune.files import disk_errors, home, sweep
 
 
 @contextmanager
-def scratch() -> Generator[Path]:
-    """An empty folder that is gone afterwards; what a killed bench left is removed first.
+def scratch(work: str = "bench") -> Generator[Path]:
+    """An empty folder that is gone afterwards; what a killed one left is removed first.
 
-    The lock is inherited by the processes that are measured: while one of them lives, no other bench begins.
+    The lock is inherited by the processes that are started: while one of them lives, no other work of the kind begins.
 
     Raises:
-        Refused: another bench is at work.
+        Refused: another one is at work.
         InputError, DiskFull: the place cannot be written.
     """
-    place = home() / "bench"
+    place = home() / work
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
         lock = (place / "lock").open("a")
@@ -29,7 +29,7 @@ def scratch() -> Generator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused("another bench is at work here", hint="wait for its end: two would slow each other") from None
+            raise Refused(f"another {work} is at work here", hint="wait for its end: two would disturb each other") from None
         os.set_inheritable(lock.fileno(), True)
         sweep(place)
         folder = place / f".{os.getpid()}.part"

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow  # together
 
 hub, model_files = hub_fixtures.hub, hub_fixtures.model_files
 WEIGHTS = "model.safetensors"
+KILLED = ("download-chunk", "download-flush", "download-flushed", "download-renamed", "download-trashed")
 DOWNLOAD = f"from edgetune.hub.download import get; get({REPOSITORY!r})"
 
 
@@ -106,6 +107,8 @@ def test_55_a_killed_download_keeps_its_bytes_and_asks_for_the_rest_only(hub: Fa
     [
         ("download-chunk:1", False),
         ("download-chunk:20", False),
+        ("record:1", False),
+        ("download-flush:3", False),
         ("download-flushed:1", False),
         ("download-renamed:1", True),
     ],
@@ -116,6 +119,16 @@ def test_55_a_model_is_there_whole_or_not_at_all(hub: FakeHub, point: str, whole
     folder = get(REPOSITORY)
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
     assert not library.unfinished()
+
+
+def test_55_a_kill_while_a_newer_commit_takes_the_older_s_place(hub: FakeHub) -> None:
+    get(REPOSITORY)
+    hub.commit, hub.files["config.json"] = "f" * 40, b'{"model_type": "qwen2"}'
+    assert child(EDGETUNE_FAULT="download-trashed:1:kill").wait() == -signal.SIGKILL
+    assert not library.installed() and library.unfinished()
+    hub.served.clear()
+    folder = get(REPOSITORY)
+    assert (folder / "config.json").read_bytes() == hub.files["config.json"] and not hub.served
 
 
 def test_55_a_full_disk_keeps_what_came_and_says_so(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,7 @@ class CompareScreen(Stage):
         file = self.desk.folder / "corrections.jsonl"
         row = {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
         try:
-            append_line(file, msgspec.json.encode(row))
+            append_line(file, msgspec.json.encode(row), "correction")
         except EdgeTuneError as error:
             self.edgetune.complain(error.message, error.hint)
             return
