@@ -61,6 +61,7 @@ from edgetune.training.together import Member, Together
 
 ROOM_FOR_FILES = 1_000_000  # bytes beside the arrays of what a run hands over
 OnEvent = Callable[[Event], None]
+LOCK_TRIES, LOCK_PAUSE = 10, 0.02  # seconds
 
 
 @dataclass(frozen=True)
@@ -548,6 +549,18 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         yield Warned(message=f"forced to go on, although {change}")
 
 
+def hold(lock: int) -> None:
+    """Takes a lock. Whoever only looks whether a run is being trained has it for an instant: so it is tried some times.
+
+    BlockingIOError where another process keeps it.
+    """
+    for _ in range(LOCK_TRIES):
+        with suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOCK_PAUSE)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def only_writer(folder: Path) -> Generator[None]:
     """Holds the run's lock, which dies with the process.
@@ -557,7 +570,7 @@ def only_writer(folder: Path) -> Generator[None]:
     """
     with disk_errors(folder), (folder / "run.lock").open("a+", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(lock.fileno())
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise

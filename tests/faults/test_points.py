@@ -8,6 +8,7 @@ import pytest
 
 from edgetune.cli.crash import report_crash
 from edgetune.cli.main import main
+from edgetune.files import append_line
 from edgetune.hardware import speed
 from edgetune.training.control import Control, Pause, send
 from tests.faults import test_hub_faults, test_kill_outcomes, test_kill_points
@@ -18,8 +19,9 @@ from tui.settings import Settings
 SMALL = (
     *(f"{name}-{end}" for name in ("crash", "machine", "doctor", "settings")
       for end in ("open", "content", "written", "flushed", "renamed")),
-    "control", "event-copy",
+    "event-copy",
 )  # fmt: skip
+LINES = ("control", "rating", "correction")  # points of append_line alone: one line, there or not
 NEVER_PASSED = {"converted-trashed": "what is there is not replaced", "import-trashed": "what is there is not replaced"}
 SCRATCH = {
     "bench-trashed",
@@ -55,7 +57,7 @@ def test_nothing_is_written_past_the_points() -> None:
 
 
 def test_1_every_point_of_the_code_is_killed_at() -> None:
-    killed = {*test_kill_points.KILLED, *test_kill_outcomes.KILLED, *test_hub_faults.KILLED, *SMALL}
+    killed = {*test_kill_points.KILLED, *test_kill_outcomes.KILLED, *test_hub_faults.KILLED, *SMALL, *LINES}
     there = points()
     assert there.keys() - killed - NEVER_PASSED.keys() - SCRATCH == set()
     assert killed - there.keys() == set(), "no longer there"
@@ -75,7 +77,6 @@ def test_1_kill_at_the_points_of_small_files(
         "machine": speed.kernels,
         "doctor": lambda: main(["doctor"]),
         "settings": lambda: (settings := Settings.load()).change(theme=f"{settings.theme}x"),
-        "control": lambda: send(tmp_path, Pause()),
         "event-copy": lambda: main(["data", str(tmp_path / "rows.jsonl"), "--model", "starter", "--events", str(events)]),
     }
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
@@ -84,9 +85,15 @@ def test_1_kill_at_the_points_of_small_files(
     assert Child(lambda: int(action() is ...)).wait().code == 0
     for file in [each for each in isolated.rglob("*.json") if not each.name.startswith(".")]:
         json.loads(file.read_bytes())
-    control = Control(tmp_path)
-    control.offset = 0
-    assert control.poll() == ([Pause()] if point == "control" else [])
+
+
+@pytest.mark.parametrize("point", LINES)
+def test_1_kill_at_the_points_of_single_lines(point: str, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    append_line(file, b"1", point)
+    assert Child(lambda: append_line(file, b"2", point) or 0, f"{point}:1:kill").wait().code == -signal.SIGKILL
+    append_line(file, b"3", point)
+    assert file.read_bytes() == b"1\n3\n"
 
 
 def test_7_a_line_that_a_full_disk_cut_costs_no_other_line(tmp_path: Path) -> None:

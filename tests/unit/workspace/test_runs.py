@@ -1,13 +1,14 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-import psutil
 import pytest
 
 from edgetune.errors import CheckpointError, InputError
 from edgetune.events import Event, RunFinished, RunStarted, StepFinished, to_line
+from edgetune.training.session import only_writer
 from edgetune.workspace.runs import all_runs, find_run, is_alive, new_run_folder, runs_folder
 
 DAY = date(2026, 11, 20)
@@ -29,10 +30,6 @@ def run(name: str, *events: Event, config: str = 'model = "tiny"\n') -> Path:
     if events:
         (folder / "events.jsonl").write_bytes(b"\n".join(map(to_line, events)) + b"\n")
     return folder
-
-
-def lock(folder: Path, pid: int, started: float) -> None:
-    (folder / "run.lock").write_text(json.dumps({"pid": pid, "host": "here", "started": started}))
 
 
 def test_new_runs_get_names_that_tell_something(isolated: Path) -> None:
@@ -76,16 +73,27 @@ def test_the_newest_run_comes_first_with_what_it_came_to() -> None:
     assert (older.phase, older.step, older.total_steps, older.train_loss, older.changed) == ("interrupted", 4, 9, 2.5, 60.0)
 
 
-def test_a_run_is_training_while_its_process_lives() -> None:
+def test_a_run_is_training_while_a_process_holds_its_lock() -> None:
+    """What the file says does not count: a copy, a reused number or a clock that was set tells nothing."""
     folder = run("mine", STARTED, STEP)
-    lock(folder, os.getpid(), psutil.Process().create_time() + 5)
-    assert is_alive(folder) and next(all_runs(runs_folder())).phase == "training"
-    lock(folder, os.getpid(), psutil.Process().create_time() - 5)  # the number belonged to another process then
     assert not is_alive(folder)
-    lock(folder, 2**22 + 1, 1.0)
-    assert not is_alive(folder)
-    (folder / "run.lock").write_text("{")
-    assert not is_alive(folder)
+    with only_writer(folder):
+        assert is_alive(folder) and next(all_runs(runs_folder())).phase == "training"
+        (folder / "run.lock").write_text("{")
+        assert is_alive(folder)
+    lines = json.dumps({"pid": os.getpid(), "host": "here", "started": 9e9})
+    (folder / "run.lock").write_text(lines)
+    assert not is_alive(folder) and next(all_runs(runs_folder())).phase == "interrupted"
+
+
+def test_looking_keeps_no_trainer_out() -> None:
+    folder = run("mine", STARTED)
+    (folder / "run.lock").touch()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(lambda: [is_alive(folder) for _ in range(3000)])
+        while not looking.done():
+            with only_writer(folder):
+                pass
 
 
 def test_damaged_runs_are_listed_all_the_same() -> None:
