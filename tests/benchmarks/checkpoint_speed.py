@@ -84,7 +84,10 @@ def main() -> None:
         shutil.rmtree(folder)
     size = sum(array.nbytes for array in (*parameters.values(), *moments.values()))
     names = ("checkpoint", "written", "hashed", "flushed")
-    rows = [[name, f"{1000 * statistics.median(each):.0f} ms"] for name, each in zip(names, zip(*seconds[1:], strict=True), strict=True)]
+    rows = [
+        [name, f"{1000 * statistics.median(each):.0f} ms"]
+        for name, each in zip(names, zip(*seconds[1:], strict=True), strict=True)
+    ]
     print(f"{size / 1e6:.0f} MB in {len(parameters) + len(moments)} arrays, medians of {wanted.rounds}; {machine_line()}")
     print(table(["", "time"], rows))
 

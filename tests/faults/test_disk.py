@@ -89,9 +89,15 @@ def test_7_a_limit_on_the_size_of_files(config: Path, uninterrupted: bytes, tmp_
     assert forked("resume", run).code == 0 and weights(run) == uninterrupted
 
 
-@pytest.mark.parametrize("point", ["checkpoint-open", "checkpoint-optimizer", "checkpoint-manifest", "checkpoint-flush",
-                                   "checkpoint-flushed", "latest-content", "event"])  # fmt: skip
-@pytest.mark.parametrize(("action", "code"), [("enospc", 3), ("eio", 2), ("erofs", 2)])
+FAILURES = [
+    *((point, "enospc", 3) for point in ("checkpoint-open", "checkpoint-optimizer", "checkpoint-manifest", "latest-content")),
+    *((point, "eio", 2) for point in ("checkpoint-optimizer", "checkpoint-flush", "checkpoint-flushed", "latest-flushed")),
+    *((point, "erofs", 2) for point in ("checkpoint-open", "checkpoint-flushed")),
+    ("event", "enospc", 3), ("event", "eio", 2), ("checkpoint-open", "edquot", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("point", "action", "code"), FAILURES)
 def test_7_8_9_a_disk_that_fails_while_saving(
     point: str, action: str, code: int, config: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:
