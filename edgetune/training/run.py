@@ -18,7 +18,7 @@ from edgetune.backend.launch import rank
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Arrays, Optimizer, Play, Runner, copy_into
 from edgetune.config import RunConfig
-from edgetune.errors import CheckpointError, ConfigError, VerificationFailed
+from edgetune.errors import ConfigError
 from edgetune.events import (
     CheckpointSaved,
     Diverged,
@@ -26,7 +26,6 @@ from edgetune.events import (
     RolledBack,
     SampleWritten,
     StepFinished,
-    StepSkipped,
     ValidationFinished,
     Warned,
 )
@@ -35,19 +34,15 @@ from edgetune.text.batches import to_row
 from edgetune.text.chat_template import ChatTemplate
 from edgetune.text.dataset import Example
 from edgetune.text.tokenizer import Tokenizer
-from edgetune.training import checkpoint
+from edgetune.training import checkpoint, recovery
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loss import mean_loss, row_loss
-from edgetune.training.order import Sequences, StepOrder
+from edgetune.training.order import StepOrder
 from edgetune.training.pace import Work, work_of
 from edgetune.training.prefix import PrefixCache, Start
 from edgetune.training.schedule import rate_at
 
 SAMPLE_TOKENS = 120
-SKIPS_ALLOWED = 2  # updates in a row that may be skipped for numbers that are not finite
-ROLL_BACKS = 1  # that a run gets before it ends
-ROLL_BACK_RATE = 0.25  # of the rate with which it went wrong
-ROWS_NAMED = 20  # of those that numbers went wrong with
 CHECKPOINT_TEXT = 100_000  # bytes of a checkpoint that are no arrays, at most
 DIVERGED = 0.5  # nats, and as a share of the best loss, above which a held-out loss is no mere unrest
 RECENT = 20  # losses that the final training loss is the mean of
@@ -118,7 +113,7 @@ class Run:
         """One optimiser update, or none where the loss or a gradient is not finite.
 
         Raises:
-            VerificationFailed: that happened three times in a row; the last good checkpoint stays.
+            VerificationFailed: that happened three times in a row, again after the run was taken back (recovery.py).
         """
         started, step, training = self.clock(), self.step, self.config.training
         sequences = self.order.step(step)
@@ -126,7 +121,7 @@ class Run:
         loss, gradients = self.runner.loss_and_gradients(self.loss, rows, training.seed, step)
         norm = self.optimizer.norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
-            return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", rows, sequences)
+            return recovery.skip(self, f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", rows, sequences)
         rate = rate_at(step, self.total_steps, training) * self.state.rate_factor
         scale = min(1.0, training.clip / (norm + 1e-6)) if training.clip else 1.0
         self.optimizer.update(gradients, rate, scale)
@@ -168,67 +163,12 @@ class Run:
         self.__dict__.pop("loss", None)
         return True
 
-    # ---- numbers that are none ---------------------------------------------------------------------------------------
-
-    def skip(self, reason: str, rows: Sequence[Row], sequences: Sequences) -> StepSkipped | RolledBack:
-        """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned.
-
-        Raises:
-            VerificationFailed: it happened too often, and the run was rolled back before.
-        """
-        names = self.suspects(rows, sequences)
-        skipped = self.state.skipped_in_row + 1
-        is_last_chance = self.step + 1 == self.total_steps and not self.state.updates
-        known = [*self.state.skipped_rows, *(name for name in names if name not in self.state.skipped_rows)]
-        if skipped > SKIPS_ALLOWED or is_last_chance:
-            return self.roll_back(f"{reason}, {skipped} times in a row", known)
-        self.note(step=self.step + 1, skipped_in_row=skipped, skipped_rows=known[:ROWS_NAMED])
-        return StepSkipped(step=self.step, reason=reason, rows=names)
-
-    def suspects(self, rows: Sequence[Row], sequences: Sequences) -> list[str]:
-        """file:line of the rows whose own loss is not finite; where it is their gradient that is not, of all."""
-        losses = self.runner.compute(row_loss(self.model, start=self.start), rows)
-        guilty = [sequence for sequence, loss in zip(sequences, losses, strict=True) if not np.isfinite(loss)]
-        return [self.name_of(index) for sequence in guilty or sequences for index in sequence]
-
-    def name_of(self, index: int) -> str:
-        """Where a row stands: file:line."""
-        return f"{self.examples[index].file}:{self.examples[index].line}"
-
-    def roll_back(self, reason: str, rows: list[str]) -> RolledBack:
-        """Goes back to the last checkpoint before the trouble and on from there at a lower rate, once.
-
-        A process that is killed before it saves again meets the same trouble, and does the same.
-
-        Raises:
-            VerificationFailed: the run was rolled back before, or has no such checkpoint.
-        """
-        failed, energy = self.step + 1, self.state.energy_joules
-        good = self.last_good() if not rank() and self.state.rollbacks < ROLL_BACKS else None
-        if self.state.rollbacks >= ROLL_BACKS or (good is None and not rank()):
-            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-            raise VerificationFailed(
-                f"step {failed}: {reason}; rows {', '.join(rows[:5])}{more}",
-                hint="lower training.rate, or look at these rows; the last good checkpoint is kept",
-            )
-        if good:
-            self.restore(good)
-        self.join()
-        factor = self.state.rate_factor * ROLL_BACK_RATE
-        self.note(rollbacks=self.state.rollbacks + 1, rate_factor=factor, energy_joules=energy)
-        return RolledBack(step=failed, to_step=self.step, rate_factor=factor, rows=rows[:ROWS_NAMED], reason=reason)
-
-    def last_good(self) -> checkpoint.Checkpoint | None:
-        """The newest checkpoint that verifies and was not written between two skipped steps."""
-        saved = (each for each in checkpoint.newest(self.folder) if not isinstance(each, CheckpointError))
-        return next((each for each in saved if not each.state.skipped_in_row), None)
+    # ---- looking -----------------------------------------------------------------------------------------------------
 
     @property
     def is_finite(self) -> bool:
         """Whether everything that is trained is a number."""
         return all(bool(np.isfinite(array).all()) for array in self.parameters.values())
-
-    # ---- looking -----------------------------------------------------------------------------------------------------
 
     def is_due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -293,7 +233,7 @@ class Run:
         """
         started = self.clock()
         if not self.is_finite:
-            return self.roll_back("a trained weight is not finite", [])
+            return recovery.roll_back(self, "a trained weight is not finite", [])
         if not self.valid_rows:
             self.note(best_step=self.step)
         if self.prefix:

@@ -220,7 +220,7 @@ class ResumeTest:
     def refuse_to_wait(self) -> None:
         """Raises where we are asked to stop."""
         if self.should_stop():
-            raise StoppedEarly("stopped", hint="nothing is left of it; start it again when you like")
+            raise StoppedEarly("before the proof was complete", hint="nothing of it is left; start it again when you like")
 
 
 def tail(file: Path, offset: int) -> bytes:

@@ -20,7 +20,7 @@ alpha = 8
 dropout = 0.1
 [training]
 steps = 12
-batch = 2
+batch = 1
 accumulate = 2
 rate = 5e-3
 [checks]

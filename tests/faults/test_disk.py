@@ -94,9 +94,15 @@ def test_7_a_limit_on_the_size_of_files(config: Path, uninterrupted: bytes, tmp_
     assert forked("resume", run).code == 0 and weights(run) == uninterrupted
 
 
-@pytest.mark.parametrize("point", ["checkpoint-open", "checkpoint-optimizer", "checkpoint-manifest", "checkpoint-flush",
-                                   "checkpoint-flushed", "latest-content", "event"])  # fmt: skip
-@pytest.mark.parametrize("action", ["enospc", "eio", "erofs"])
+FAILURES = [
+    *((point, "enospc") for point in ("checkpoint-open", "checkpoint-optimizer", "checkpoint-manifest", "latest-content")),
+    *((point, "eio") for point in ("checkpoint-optimizer", "checkpoint-flush", "checkpoint-flushed", "latest-flushed")),
+    *((point, "erofs") for point in ("checkpoint-open", "checkpoint-flushed")),
+    ("event", "enospc"), ("event", "eio"), ("checkpoint-open", "edquot"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("point", "action"), FAILURES)
 def test_7_8_9_a_disk_that_fails_once_while_saving(
     point: str, action: str, config: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:
@@ -107,7 +113,7 @@ def test_7_8_9_a_disk_that_fails_once_while_saving(
     assert done.code == 0 and is_whole(run) and weights(run) == uninterrupted, done.err
     assert not [*run.glob(".*.part"), *(run / "checkpoints").glob(".*.part")]
     if point != "event":
-        assert ("the disk is full" if action == "enospc" else "warning: no checkpoint of step") in done.err
+        assert ("the disk is full" if action in ("enospc", "edquot") else "warning: no checkpoint of step") in done.err
     numbers = [event.step for event in events(run) if isinstance(event, StepFinished)]
     assert numbers == list(range(1, 13))
 

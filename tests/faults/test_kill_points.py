@@ -93,7 +93,7 @@ def test_1_kill_while_a_whole_model_is_handed_over(point: str, config: Path, who
 
 @pytest.mark.parametrize("point", PREFIX)
 def test_1_kill_while_the_frozen_layers_are_kept(point: str, config: Path, tmp_path: Path) -> None:
-    last_layer = ("--set", "adapter.layers=1", "--set", "data.packing=false")
+    last_layer = ("--set", "adapter.layers=1", "--set", "data.packing=false", "--set", "training.batch=2")
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert forked("train", config, "--run", whole, *last_layer).code == 0
     killed(config, run, f"{point}:9", *last_layer)

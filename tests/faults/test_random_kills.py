@@ -26,9 +26,9 @@ NO_MLX = "MLX is not installed: pip install 'edgetune[mlx-cpu]'"
 
 
 def test_2_kill_at_random_moments(config: Path, uninterrupted: bytes, tmp_path: Path) -> None:
-    """I2. 30 kills; 200 are `python -m tests.benchmarks.kills`, and on a person's machine `edgetune selftest resume`."""
+    """I2. 18 kills; 200 are `python -m tests.benchmarks.kills`, and on a person's machine `edgetune selftest resume`."""
     chance = random.Random(7)
-    for trial in range(10):
+    for trial in range(6):
         run = tmp_path / f"run{trial}"
         for _ in range(3):
             begun = (run / "run.toml").exists()
@@ -65,7 +65,7 @@ def test_1_kill_on_mlx(point: str, config: Path, tmp_path: Path) -> None:
 def test_two_processes_learn_what_one_learns_and_one_of_them_writes(config: Path, tmp_path: Path) -> None:
     """As `mlx.launch -n 2 --backend ring` starts them, over this machine's own network; then both are stopped and resumed."""
     pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'edgetune[mlx-cpu]'")
-    text = config.read_text().replace("dropout = 0.1", "dropout = 0.0").replace("batch = 2", "batch = 1")
+    text = config.read_text().replace("dropout = 0.1", "dropout = 0.0")
     alone = config.parent / "alone.toml"
     alone.write_text(text)
     assert edgetune("train", alone, "--run", tmp_path / "one", "--backend", "mlx").returncode == 0
