@@ -80,7 +80,7 @@ def test_two_processes_learn_what_one_learns_and_one_of_them_writes(config: Path
     ]
     assert len(losses[1]) == 12 and losses[1] == pytest.approx(losses[0], rel=1e-5)
     half = tmp_path / "half"
-    launched(tmp_path, "train", alone, "--run", str(half), "--backend", "mlx", fault="checkpoint-open:3:eio", code=2)
+    launched(tmp_path, "train", alone, "--run", str(half), "--backend", "mlx", fault="checkpoint-open:3:kill", code=-9)
     launched(tmp_path, "resume", str(half))
     assert weights(half) == weights(run)
 
