@@ -102,6 +102,19 @@ class ChecksConfig(Part, frozen=True):
     )
 
 
+class NightConfig(Part, frozen=True):
+    """What a run does about the machine while nobody watches. Nothing that is learned depends on it: a resume may change it."""
+
+    keep_awake: Annotated[bool, Meta(description="no sleep by itself while it trains; the display may sleep")] = True
+    battery_floor: Annotated[
+        int, Meta(ge=0, le=100, description="percent; on battery below it, save and wait for power; 0: off")
+    ] = 20
+    max_celsius: Annotated[float, Meta(ge=0, le=150, description="hotter than this, rest between steps; 0: off")] = 0.0
+    rest: Annotated[float, Meta(ge=0, le=10, description="rest after each step while throttled, in step times; 0: none")] = 0.1
+    save_memory: Annotated[bool, Meta(description="recompute when memory runs short: the same numbers, slower")] = True
+    failed_saves: Annotated[Positive, Meta(description="saves that may fail in a row; a full disk is waited for instead")] = 3
+
+
 class RunConfig(Part, frozen=True):
     """One run, whole."""
 
@@ -110,6 +123,7 @@ class RunConfig(Part, frozen=True):
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
     checks: ChecksConfig = ChecksConfig()
+    night: NightConfig = NightConfig()
 
 
 def load(path: Path, settings: list[str] | None = None) -> RunConfig:
@@ -195,9 +209,9 @@ def relative_to(config: RunConfig, folder: Path) -> RunConfig:
     return msgspec.structs.replace(config, model=folder_or_name(config.model), data=data, adapter=adapter)
 
 
-def to_toml(config: RunConfig) -> str:
-    """The config as a TOML file that `load` reads back equal."""
-    values = msgspec.to_builtins(config)
+def to_toml(config: RunConfig, leave_out: tuple[str, ...] = ()) -> str:
+    """The config as a TOML file that `load` reads back equal, or some of its sections only."""
+    values = {name: value for name, value in msgspec.to_builtins(config).items() if name not in leave_out}
     lines = [f"model = {toml_value(values.pop('model'))}"]
     for section, keys in values.items():
         lines += ["", f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in keys.items())]

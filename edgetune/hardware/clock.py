@@ -1,44 +1,85 @@
-"""A clock that stands still while this process does: stopped by a signal, frozen by the system, or asleep with the machine.
+"""Time as a run has it: without the time that the machine slept or the process was held, whatever the wall clock is set to."""
 
-The system's own clocks go on while a process is stopped. So a thread looks four times a second whether it still runs: where
-it was away for longer than any busy machine keeps a thread waiting, that time does not count.
-"""
-
+import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Protocol
 
-PULSE = 0.25  # seconds between two looks
-AWAY = 2.0  # seconds without a look after which the process was not running
+PULSE = 0.5  # seconds between two signs of life
+HELD = 3.0  # a gap between two of them that no load explains
+IDLE = 0.1  # of a gap: a process that worked more than this in it was not held
 
 
-class RunningClock:
-    """Seconds that this process was running; `away` is what does not count. A context: it begins and ends its thread."""
+class Times(NamedTuple):
+    """Seconds. Only differences between two looks mean anything."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic):
-        self.now, self.last, self.away = now, now(), 0.0
-        self.lock, self.ended = threading.Lock(), threading.Event()
-        self.thread = threading.Thread(target=self.watch, name="clock", daemon=True)
+    worked: float  # that this process could have worked in
+    asleep: float  # that the machine slept
+    held: float  # that this process was stopped by a signal
+    wall: float  # since 1970, as the clock is set
 
-    def __call__(self) -> float:
-        """Seconds from any start, as time.monotonic, less those away."""
-        with self.lock:
-            now = self.now()
-            if now - self.last > AWAY:
-                self.away += now - self.last
-            self.last = now
-            return now - self.away
 
-    def watch(self) -> None:
-        """Looks until it is ended."""
-        while not self.ended.wait(PULSE):
-            self()
+class Clock(Protocol):
+    """What a run asks about time."""
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """From now on, being held is noticed."""
+        ...
+
+    def end(self) -> None:
+        """No longer."""
+        ...
+
+    def times(self) -> Times:
+        """How it is now."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks, and a thread whose pulse stops when the process is held."""
+
+    def __init__(self):
+        self.lock, self.done = threading.Lock(), threading.Event()
+        self.thread: threading.Thread | None = None
+        self.held, self.beaten, self.busy = 0.0, time.monotonic(), time.process_time()
+
+    def begin(self) -> None:
+        """Starts the pulse."""
+        self.done.clear()
+        self.beaten, self.busy = time.monotonic(), time.process_time()
+        self.thread = threading.Thread(target=self.pulse, name="pulse", daemon=True)
         self.thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
+    def end(self) -> None:
+        """Ends the pulse."""
+        self.done.set()
+        if self.thread:
+            self.thread.join()
+        self.thread = None
+
+    def pulse(self) -> None:
+        """What the thread does."""
+        while not self.done.wait(PULSE):
+            self.beat()
+
+    def beat(self) -> float:
+        """A sign of life: a long gap since the last one, in which nothing was computed either, was no load. Gives the time."""
+        with self.lock:
+            now, busy = time.monotonic(), time.process_time()
+            gap, worked = now - self.beaten, busy - self.busy
+            self.beaten, self.busy = now, busy
+            if self.thread and gap > HELD and worked < IDLE * gap:
+                self.held += gap - PULSE
+            return now
+
+    def times(self) -> Times:
+        """How it is now."""
+        now = self.beat()
+        return Times(now - self.held, asleep(), self.held, time.time())
+
+
+def asleep() -> float:
+    """Seconds that the machine slept, from some moment on: one of its clocks goes on in sleep, another stands."""
+    if sys.platform == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC) - time.clock_gettime(time.CLOCK_UPTIME_RAW)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -57,6 +57,11 @@ class TrainingState(Struct, frozen=True, kw_only=True):
     best_loss: float | None = None
     stale_validations: int = 0
     skipped_in_row: int = 0
+    skipped_rows: list[str] = []
+    rollbacks: int = 0
+    rate_factor: float = 1.0  # of the config's rate: less after a roll back
+    is_diverged: bool = False
+    energy_joules: float | None = None
     recent_losses: list[float] = []
 
 

@@ -13,12 +13,23 @@ import numpy as np
 from edgetune.adapters.lora import LoraAdapter
 from edgetune.architecture.generate import Generator
 from edgetune.architecture.transformer import Model
+from edgetune.backend.choice import NUMPY
 from edgetune.backend.launch import rank
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Arrays, Optimizer, Play, Runner, copy_into
 from edgetune.config import RunConfig
-from edgetune.errors import ConfigError, VerificationFailed
-from edgetune.events import CheckpointSaved, Event, SampleWritten, StepFinished, StepSkipped, ValidationFinished
+from edgetune.errors import CheckpointError, ConfigError, VerificationFailed
+from edgetune.events import (
+    CheckpointSaved,
+    Diverged,
+    Event,
+    RolledBack,
+    SampleWritten,
+    StepFinished,
+    StepSkipped,
+    ValidationFinished,
+    Warned,
+)
 from edgetune.hardware import peak_memory
 from edgetune.text.batches import to_row
 from edgetune.text.chat_template import ChatTemplate
@@ -27,12 +38,18 @@ from edgetune.text.tokenizer import Tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
 from edgetune.training.loss import mean_loss, row_loss
-from edgetune.training.order import StepOrder
+from edgetune.training.order import Sequences, StepOrder
+from edgetune.training.pace import Work, work_of
 from edgetune.training.prefix import PrefixCache, Start
 from edgetune.training.schedule import rate_at
 
 SAMPLE_TOKENS = 120
 SKIPS_ALLOWED = 2  # updates in a row that may be skipped for numbers that are not finite
+ROLL_BACKS = 1  # that a run gets before it ends
+ROLL_BACK_RATE = 0.25  # of the rate with which it went wrong
+ROWS_NAMED = 20  # of those that numbers went wrong with
+CHECKPOINT_TEXT = 100_000  # bytes of a checkpoint that are no arrays, at most
+DIVERGED = 0.5  # nats, and as a share of the best loss, above which a held-out loss is no mere unrest
 RECENT = 20  # losses that the final training loss is the mean of
 
 
@@ -54,13 +71,22 @@ class Run:
     template: ChatTemplate | None
     recompute: bool
     prefix: PrefixCache | None = None
-    clock: Callable[[], float] = time.monotonic  # of all seconds that are told
+    clock: Callable[[], float] = time.monotonic  # stands still while the machine sleeps, or the process is held
     rates: list[float] = field(default_factory=lambda: list[float]())  # tokens per second of each step of this process
+    pace: float = 0.0  # work per second of the last step
+    step_seconds: float = 0.0  # of the last step
+    rested: float = 0.0  # seconds since then
+    held: dict[int, Arrays] = field(default_factory=lambda: dict[int, Arrays]())  # the best, while no disk takes it
 
     @cached_property
     def loss(self) -> Play:
         """What is played of each row."""
         return row_loss(self.model, self.recompute, self.start)
+
+    @cached_property
+    def work(self) -> Work:
+        """What makes steps with other rows comparable."""
+        return work_of(self.model)
 
     @property
     def parameters(self) -> Arrays:
@@ -100,19 +126,21 @@ class Run:
         loss, gradients = self.runner.loss_and_gradients(self.loss, rows, training.seed, step)
         norm = self.optimizer.norm(gradients)
         if not np.isfinite(loss) or not np.isfinite(norm):
-            return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", sequences)
-        rate = rate_at(step, self.total_steps, training)
+            return self.skip(f"the loss is {loss:.4g}, the length of its gradient {norm:.4g}", rows, sequences)
+        rate = rate_at(step, self.total_steps, training) * self.state.rate_factor
         scale = min(1.0, training.clip / (norm + 1e-6)) if training.clip else 1.0
         self.optimizer.update(gradients, rate, scale)
-        seconds = self.clock() - started
+        seconds = max(self.clock() - started, 1e-9)
         tokens = sum(len(row.tokens) for row in rows)
         self.rates.append(tokens / seconds)
+        self.pace, self.step_seconds, rested, self.rested = self.work.of(rows) / seconds, seconds, self.rested, 0.0
         self.note(
             step=step + 1,
             updates=self.optimizer.updates,
             tokens=self.state.tokens + tokens,
             seconds=self.state.seconds + seconds,
             skipped_in_row=0,
+            skipped_rows=[],
             recent_losses=[*self.state.recent_losses, loss][-RECENT:],
         )
         return StepFinished(
@@ -124,6 +152,7 @@ class Run:
             trained_tokens=sum(row.trained_tokens for row in rows),
             seconds=seconds,
             memory_bytes=self.peak_memory,
+            rested_seconds=rested,
         )
 
     @property
@@ -131,18 +160,73 @@ class Run:
         """What gives a row's stream after the frozen layers, where it is kept."""
         return self.prefix.start if self.prefix else None
 
-    def skip(self, reason: str, sequences: Sequence[tuple[int, ...]]) -> StepSkipped:
-        """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned."""
-        rows = [f"{self.examples[index].file}:{self.examples[index].line}" for sequence in sequences for index in sequence]
+    def save_memory(self) -> bool:
+        """Makes activations again in the backward from now on, where that gives the same bits; whether this was news."""
+        if self.recompute or self.state.backend != NUMPY.name:
+            return False
+        self.recompute = True
+        self.__dict__.pop("loss", None)
+        return True
+
+    # ---- numbers that are none ---------------------------------------------------------------------------------------
+
+    def skip(self, reason: str, rows: Sequence[Row], sequences: Sequences) -> StepSkipped | RolledBack:
+        """Leaves everything as it is and goes on, if it did not happen too often and something was or can still be learned.
+
+        Raises:
+            VerificationFailed: it happened too often, and the run was rolled back before.
+        """
+        names = self.suspects(rows, sequences)
         skipped = self.state.skipped_in_row + 1
         is_last_chance = self.step + 1 == self.total_steps and not self.state.updates
+        known = [*self.state.skipped_rows, *(name for name in names if name not in self.state.skipped_rows)]
         if skipped > SKIPS_ALLOWED or is_last_chance:
-            message = f"step {self.step + 1}: {reason}, {skipped} times in a row; rows {', '.join(rows[:5])}"
+            return self.roll_back(f"{reason}, {skipped} times in a row", known)
+        self.note(step=self.step + 1, skipped_in_row=skipped, skipped_rows=known[:ROWS_NAMED])
+        return StepSkipped(step=self.step, reason=reason, rows=names)
+
+    def suspects(self, rows: Sequence[Row], sequences: Sequences) -> list[str]:
+        """file:line of the rows whose own loss is not finite; where it is their gradient that is not, of all."""
+        losses = self.runner.compute(row_loss(self.model, start=self.start), rows)
+        guilty = [sequence for sequence, loss in zip(sequences, losses, strict=True) if not np.isfinite(loss)]
+        return [self.name_of(index) for sequence in guilty or sequences for index in sequence]
+
+    def name_of(self, index: int) -> str:
+        """Where a row stands: file:line."""
+        return f"{self.examples[index].file}:{self.examples[index].line}"
+
+    def roll_back(self, reason: str, rows: list[str]) -> RolledBack:
+        """Goes back to the last checkpoint before the trouble and on from there at a lower rate, once.
+
+        A process that is killed before it saves again meets the same trouble, and does the same.
+
+        Raises:
+            VerificationFailed: the run was rolled back before, or has no such checkpoint.
+        """
+        failed, energy = self.step + 1, self.state.energy_joules
+        good = self.last_good() if not rank() and self.state.rollbacks < ROLL_BACKS else None
+        if self.state.rollbacks >= ROLL_BACKS or (good is None and not rank()):
+            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
             raise VerificationFailed(
-                message, hint="lower training.rate, or look at these rows; the last good checkpoint is kept"
+                f"step {failed}: {reason}; rows {', '.join(rows[:5])}{more}",
+                hint="lower training.rate, or look at these rows; the last good checkpoint is kept",
             )
-        self.note(step=self.step + 1, skipped_in_row=skipped)
-        return StepSkipped(step=self.step, reason=reason, rows=rows)
+        if good:
+            self.restore(good)
+        self.join()
+        factor = self.state.rate_factor * ROLL_BACK_RATE
+        self.note(rollbacks=self.state.rollbacks + 1, rate_factor=factor, energy_joules=energy)
+        return RolledBack(step=failed, to_step=self.step, rate_factor=factor, rows=rows[:ROWS_NAMED], reason=reason)
+
+    def last_good(self) -> checkpoint.Checkpoint | None:
+        """The newest checkpoint that verifies and was not written between two skipped steps."""
+        saved = (each for each in checkpoint.newest(self.folder) if not isinstance(each, CheckpointError))
+        return next((each for each in saved if not each.state.skipped_in_row), None)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether everything that is trained is a number."""
+        return all(bool(np.isfinite(array).all()) for array in self.parameters.values())
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -155,13 +239,26 @@ class Run:
         if self.valid_rows:
             started = self.clock()
             loss, tokens = mean_loss(self.runner, self.model, self.valid_rows, self.start)
-            best = self.state.best_loss is None or loss < self.state.best_loss
-            if best:
-                self.note(best_step=self.step, best_loss=loss, stale_validations=0)
-            else:
-                self.note(stale_validations=self.state.stale_validations + 1)
-            yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=self.clock() - started, best=best)
+            yield from self.judge(loss, tokens, self.clock() - started)
         yield from self.samples(self.config.checks.samples)
+
+    def judge(self, loss: float, tokens: int, seconds: float) -> Iterator[Event]:
+        """Whether a held-out loss is the best so far, or tells that the run diverges."""
+        if not np.isfinite(loss):
+            self.note(stale_validations=self.state.stale_validations + 1)
+            yield Warned(message=f"the loss on the held-out rows is {loss} after step {self.step}", hint="see training.rate")
+            return
+        before, best_step = self.state.best_loss, self.state.best_step
+        best = before is None or loss < before
+        if best:
+            self.note(best_step=self.step, best_loss=loss, stale_validations=0)
+        else:
+            self.note(stale_validations=self.state.stale_validations + 1)
+        yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=seconds, best=best)
+        was_diverged = self.state.is_diverged
+        self.note(is_diverged=before is not None and loss > before + DIVERGED * max(1.0, before))
+        if before is not None and self.state.is_diverged and not was_diverged:
+            yield Diverged(step=self.step, loss=loss, best_loss=before, best_step=best_step)
 
     def samples(self, prompts: Iterable[str]) -> Iterator[Event]:
         """Answers of the model as it is now; a run without a tokenizer has none."""
@@ -187,15 +284,33 @@ class Run:
 
     # ---- keeping -----------------------------------------------------------------------------------------------------
 
-    def save(self) -> CheckpointSaved:
-        """Writes a checkpoint of this step."""
+    def save(self) -> CheckpointSaved | RolledBack:
+        """Writes a checkpoint of this step. Weights that are no numbers are not written: the run goes back instead.
+
+        Raises:
+            DiskFull, InputError: it cannot be written; the older ones are untouched.
+            VerificationFailed: the run was rolled back before.
+        """
         started = self.clock()
+        if not self.is_finite:
+            return self.roll_back("a trained weight is not finite", [])
         if not self.valid_rows:
             self.note(best_step=self.step)
         if self.prefix:
             self.prefix.flush()
         folder = checkpoint.save(self.folder, self.state, self.parameters, self.optimizer.arrays(), self.config.checks.keep)
+        self.held.clear()
         return CheckpointSaved(step=self.step, folder=str(folder), seconds=self.clock() - started)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What the next checkpoint takes: the trained arrays and their two moments, and what is told of them."""
+        return 3 * sum(array.nbytes for array in self.parameters.values()) + CHECKPOINT_TEXT
+
+    def hold_best(self) -> None:
+        """Keeps a copy of what cannot be written now, if it is the best so far: the run is to hand it over."""
+        if self.state.best_step == self.step:
+            self.held = {self.step: {name: array.copy() for name, array in self.parameters.items()}}
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Puts everything back as it was when the checkpoint was written. The arrays stay where they are in memory.
@@ -231,6 +346,8 @@ class Run:
         """What the run hands over: the parameters of its best checkpoint."""
         if self.state.best_step == self.step:
             return self.parameters
+        if self.state.best_step in self.held:
+            return self.held[self.state.best_step]
         return checkpoint.read(checkpoint.folder_of(self.folder, self.state.best_step)).parameters
 
     @property

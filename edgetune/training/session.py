@@ -10,9 +10,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from edgetune.adapters.dora import matrices_of, with_magnitudes
@@ -39,25 +40,26 @@ from edgetune.events import (
     RunStopped,
     Warned,
     read,
-    to_line,
 )
-from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder, write_file
-from edgetune.hardware import RunningClock
+from edgetune.files import disk_errors, require_space, whole_file, whole_folder, write_file
+from edgetune.hardware.sensors import Sensors, these_sensors
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
-from edgetune.training.control import Control
+from edgetune.training.event_file import EventFile
 from edgetune.training.loop import train as loop
 from edgetune.training.made_of import changes, data_fingerprint
 from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
-from edgetune.training.overseer import Overseer
+from edgetune.training.overseer import Overseer, overseer_of
 from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
+from edgetune.training.together import Member, Together
 
+ROOM_FOR_FILES = 1_000_000  # bytes beside the arrays of what a run hands over
 OnEvent = Callable[[Event], None]
 LOCK_TRIES, LOCK_PAUSE = 10, 0.02  # seconds
 
@@ -175,9 +177,14 @@ def split(
 
 
 def train(
-    prepared: Prepared, folder: Path, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]
+    prepared: Prepared,
+    folder: Path,
+    resources: Resources,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+    sensors: Sensors | None = None,
 ) -> RunFinished:
-    """A new run in a folder that holds none yet.
+    """A new run in a folder that holds none yet. `sensors`: what the guards look at; left out, this machine.
 
     Raises:
         CheckpointError: the folder holds a run already.
@@ -193,11 +200,10 @@ def train(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
-        overseer = Overseer(Control(folder), should_stop)
+        overseer = overseer_of(folder, prepared.config, should_stop, sensors or these_sensors())
         with whole_file(folder / "run.toml", "config") as part:
             write_file(part, to_toml(prepared.config), "config-content")
-        with RunningClock() as run.clock:
-            return follow(run, prepared, resources, on_event, overseer)
+        return follow(run, prepared, resources, EventFile(folder, on_event), overseer)
 
 
 def resume(
@@ -207,6 +213,7 @@ def resume(
     on_event: OnEvent,
     should_stop: Callable[[], bool],
     force: bool = False,
+    sensors: Sensors | None = None,
 ) -> RunFinished:
     """Continues a run exactly where its newest checkpoint that verifies stands; without one it starts from the beginning.
 
@@ -219,15 +226,16 @@ def resume(
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
-        overseer = Overseer(Control(folder), should_stop)
+        overseer = overseer_of(folder, prepared.config, should_stop, sensors or these_sensors())
+        events = EventFile(folder, on_event)
         checkpoint.tidy(folder)
         run = build(prepared, folder, resources, on_event)
         for saved in checkpoint.newest(folder):
             if isinstance(saved, CheckpointError):
-                record(folder, CheckpointRejected(folder=str(saved.file), reason=saved.message), on_event)
+                events.tell(CheckpointRejected(folder=str(saved.file), reason=saved.message))
                 continue
             for warning in check_same(saved.state, run.state, folder, force):
-                record(folder, warning, on_event)
+                events.tell(warning)
             try:
                 run.restore(saved)
             except ValueError as error:
@@ -235,8 +243,7 @@ def resume(
                     f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
                 ) from None
             break
-        with RunningClock() as run.clock:
-            return follow(run, prepared, resources, on_event, overseer)
+        return follow(run, prepared, resources, events, overseer)
 
 
 def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
@@ -250,7 +257,7 @@ def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[]
         run = build(prepared, Path(temporary), resources)
         started = run.clock()
         run.join()
-        for event in loop(run, lambda run: together(run, asked(should_stop))):
+        for event in loop(run, Together(Member(should_stop))):
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint="resume it")
         return finished_event(run, "", started)
@@ -317,9 +324,10 @@ def build(prepared: Prepared, folder: Path, resources: Resources, on_event: OnEv
         if prepared.valid
         else []
     )
+    of_run = to_toml(config, leave_out=("night",))  # what is learned does not depend on the night
     state = TrainingState(
-        config=to_toml(config),
-        config_hash=hashlib.sha256(to_toml(config).encode()).hexdigest(),
+        config=of_run,
+        config_hash=hashlib.sha256(of_run.encode()).hexdigest(),
         data_fingerprint=prepared.data_fingerprint,
         base_fingerprint=base_fingerprint(prepared, adapter),
         backend=resources.backend.name,
@@ -408,60 +416,27 @@ def run_bytes(run: Run) -> int:
     return sum(array.nbytes for array in run.parameters.values())
 
 
-def asked(should_stop: Callable[[], bool]) -> Generator[Event, None, str]:
-    """What a process hears between two steps that is not the first of its team: the signals that it was sent."""
-    yield from ()
-    return "asked to stop" if should_stop() else ""
-
-
-def together(run: Run, heard: Generator[Event, None, str]) -> Generator[Event, None, str]:
-    """The reason to stop that any process of the team has heard: all of them stop after the same step."""
-    reason = yield from heard
-    return (reason or "asked to stop") if run.runner.team.any(bool(reason)) else ""
-
-
-def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, overseer: Overseer) -> RunFinished:
+def follow(run: Run, prepared: Prepared, resources: Resources, events: EventFile, overseer: Overseer) -> RunFinished:
     """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
-
-    def tell(event: Event) -> None:
-        record(run.folder, event, on_event)
-
+    run.clock = overseer.now
     run.join()
     run.prefix = prefix_cache(run)
     for problem in prepared.problems if run.step == 0 else []:
-        tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
-    tell(
-        RunStarted(
-            run=str(run.folder),
-            first_step=run.step,
-            total_steps=run.total_steps,
-            backend=resources.backend.name,
-            trained_parameters=sum(array.size for array in run.parameters.values()),
-            train_rows=len(prepared.train),
-            valid_rows=len(prepared.valid),
-            train_tokens=sum(prepared.lengths),
-            trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
-            planned_peak_bytes=resources.planned_peak_bytes,
-            prepared_at=prepared.now,
-        )
-    )
+        events.tell(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
+    events.tell(started_event(run, prepared, resources))
     started = run.clock()
     try:
         with memory_errors(run):
-            for event in loop(run, lambda run: together(run, overseer.between_steps(run))):
-                tell(event)
-                if isinstance(event, RunStopped):
-                    hint = f"edgetune resume {run.folder}"
-                    raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=hint)
-        finished = finish(run, prepared, started)
+            finished = to_the_end(run, prepared, events, overseer, started)
         if run.prefix:
             run.prefix.close()
     except EdgeTuneError as error:
         if not isinstance(error, StoppedEarly):
-            with suppress(EdgeTuneError):  # a full disk has no room for this line either
-                tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))
+            events.tell(RunFailed(kind=error.kind, message=error.message, hint=error.hint))
         raise
-    tell(finished)
+    finally:
+        overseer.end(run)
+    events.tell(finished)
     return finished
 
 
@@ -483,8 +458,52 @@ def memory_errors(run: Run) -> Generator[None]:
         ) from None
 
 
-def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
-    """Writes the best checkpoint in the form that others read: an adapter folder, or a model folder."""
+def to_the_end(run: Run, prepared: Prepared, events: EventFile, overseer: Overseer, started: float) -> RunFinished:
+    """The loop, and the result on the disk.
+
+    Raises:
+        StoppedEarly: asked to stop; everything is saved, or it was said what could not be.
+    """
+    for event in chain(overseer.begin(run), loop(run, Together(overseer))):
+        events.tell(event)
+        if isinstance(event, RunStopped):
+            raise stopped_early(run)
+    out: list[str] = []
+    need = 4 * run_bytes(run) + ROOM_FOR_FILES
+    for event in overseer.keep(run, lambda: out.append(finish(run, prepared)), need):
+        events.tell(event)
+    if not out:
+        events.tell(RunStopped(step=run.step, reason=overseer.stop))
+        raise stopped_early(run)
+    for guard in overseer.guards:
+        guard.end(run)
+    return finished_event(run, out[0], started)
+
+
+def stopped_early(run: Run) -> StoppedEarly:
+    """What a run ends with that was asked to stop."""
+    return StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
+
+
+def started_event(run: Run, prepared: Prepared, resources: Resources) -> RunStarted:
+    """What a run begins with, or goes on with."""
+    return RunStarted(
+        run=str(run.folder),
+        first_step=run.step,
+        total_steps=run.total_steps,
+        backend=resources.backend.name,
+        trained_parameters=sum(array.size for array in run.parameters.values()),
+        train_rows=len(prepared.train),
+        valid_rows=len(prepared.valid),
+        train_tokens=sum(prepared.lengths),
+        trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
+        planned_peak_bytes=resources.planned_peak_bytes,
+        prepared_at=prepared.now,
+    )
+
+
+def finish(run: Run, prepared: Prepared) -> str:
+    """Writes the best checkpoint in the form that others read, an adapter folder or a model folder; gives the folder."""
     best = run.best_parameters()
     if run.adapter is None:
         out = run.folder / "model"
@@ -497,7 +516,7 @@ def finish(run: Run, prepared: Prepared, started: float) -> RunFinished:
         out = run.folder / "adapter"
         with whole_folder(out, "adapter") as part:
             write_peft(part, run.adapter.with_arrays(dict(best)))
-    return finished_event(run, str(out), started)
+    return str(out)
 
 
 def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
@@ -513,13 +532,8 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
         tokens_per_second=run.tokens_per_second,
         peak_bytes=run.peak_memory,
         seconds=run.clock() - started,
+        energy_joules=run.state.energy_joules,
     )
-
-
-def record(folder: Path, event: Event, on_event: OnEvent) -> None:
-    """Appends an event to the run's file, then tells whoever follows."""
-    append_line(folder / "events.jsonl", to_line(event), "event")
-    on_event(event)
 
 
 def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bool) -> Iterator[Warned]:

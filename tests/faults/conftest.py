@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.forks import forked
+from tests.faults.nights import Night, write_place
 from tests.faults.runs import weights
 
 CONFIG = """model = "{model}"
@@ -48,3 +49,24 @@ def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
     run = tmp_path_factory.mktemp("whole") / "run"
     assert forked("train", config, "--run", run).code == 0
     return weights(run)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The model and the rows of simulated nights."""
+    return write_place(tmp_path_factory.mktemp("nights"))
+
+
+@pytest.fixture
+def night(place: tuple[Path, Path], tmp_path: Path) -> Night:
+    """A night that is still to be spent."""
+    return Night(*place, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def calm(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The adapter of a night in which nothing happens."""
+    night = Night(*place, tmp_path_factory.mktemp("calm")).spend()
+    kinds = {type(event).__name__ for event in night.events}
+    assert kinds == {"RunStarted", "KeptAwake", "StepFinished", "ValidationFinished", "CheckpointSaved", "RunFinished"}
+    return night.adapter
