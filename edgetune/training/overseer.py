@@ -1,5 +1,6 @@
 """What may come between two steps of a run: a person's wishes, what the guards of the night see, and a disk that is full."""
 
+import errno
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,7 @@ from edgetune.training.guards.disk import Reserve, require_room
 from edgetune.training.run import Run
 
 LOOK = 0.2  # seconds between two looks while a run is paused
-RETRY = 2.0  # seconds between two attempts to write where there seems to be room: a quota is not seen
+RETRY = 1.0  # seconds between two attempts to write where there seems to be room: a quota is not seen
 Result = TypeVar("Result")
 Ask = Callable[[Run], Generator[Event, None, str]]
 
@@ -107,11 +108,11 @@ class Overseer:
         """Writes a checkpoint. A full disk is waited for; where it fails otherwise, the run goes on and it is tried again.
 
         Raises:
-            InputError: it failed too often in a row; the last good checkpoint is kept.
+            InputError, DiskFull: it failed too often in a row; the last good checkpoint is kept.
         """
         try:
             event = yield from self.keep(run, run.save, run.checkpoint_bytes)
-        except (InputError, OSError) as error:
+        except (InputError, DiskFull, OSError) as error:
             self.failures += 1
             run.hold_best()
             if self.failures > self.failures_allowed:
@@ -138,6 +139,8 @@ class Overseer:
                 require_room(self.sensors, run.folder, need)
                 kept.append(write())
             except DiskFull as error:
+                if is_own_limit(error):
+                    raise
                 return f"the disk is full: {error.message}"
             return ""
 
@@ -174,6 +177,11 @@ class Overseer:
     def now(self) -> float:
         """Seconds without sleep."""
         return self.sensors.clock.times().worked
+
+
+def is_own_limit(error: DiskFull) -> bool:
+    """Whether a file is larger than this process may write (RLIMIT_FSIZE): no room that comes back lifts that."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG
 
 
 def overseer_of(folder: Path, config: RunConfig, should_stop: Callable[[], bool], sensors: Sensors) -> Overseer:
