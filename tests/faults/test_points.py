@@ -43,6 +43,7 @@ PAST_THE_POINTS = {
     ("edgetune/llamacpp/child.py", "write_text"): "/proc",
     ("edgetune/training/session.py", "open"): "the run's lock, which dies with the process",
     ("edgetune/training/session.py", "truncate"): "the run's lock, which dies with the process",
+    ("edgetune/training/guards/disk.py", "write_bytes"): "bytes of no meaning, held back for a full disk",
     ("tui/child.py", "fdopen"): "a pipe, read",
     ("tui/widgets/top_bar.py", "truncate"): "a text",
 }
