@@ -21,7 +21,7 @@ from edgetune.architecture.config_json import read_config
 from edgetune.architecture.quantization import read_quantization, with_packed
 from edgetune.architecture.shards import check_index, shards, whole_weights
 from edgetune.architecture.tensor_info import ITEM_SIZES, PACKED_SIZES, STORED, TensorInfo
-from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, as_floats, from_bfloat16
+from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, Rows, as_floats, from_bfloat16
 from edgetune.backend.quantized import Packing
 from edgetune.errors import InputError, ModelError
 from edgetune.files import clean
@@ -187,7 +187,7 @@ class WeightFolder:
         # A header's length need not be a multiple of the item size, and views need not be aligned.
         return self.maps[info.file][info.start : info.stop].view(STORED[info.dtype]).reshape(info.shape)
 
-    def floats(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def floats(self, name: str, rows: Rows = slice(None)) -> NDArray[np.float32]:
         """Rows of a tensor as float32, in memory of their own."""
         if self.info(name).packed:
             return self.matrix(name).read(rows).astype(np.float32, copy=False)

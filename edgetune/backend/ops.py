@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.backend.rope import Rope
+from edgetune.backend.trained_rows import TrainedRows
 
 Value = Any  # an array in flight: a lazy MLX array, or a node of the NumPy tape
 Array = Any  # an array of the backend
@@ -43,13 +44,20 @@ class Adapter(NamedTuple):
     dora: bool = False
 
 
+Place = Adapter | TrainedRows  # what is trained at a module
+
+
 class Linear(NamedTuple):
-    """One linear layer of the model; also the embedding and the head, which are matrices of the same kind."""
+    """One linear layer of the model; also the embedding and the head, which are matrices of the same kind.
+
+    Only of these two, single rows may be trained: they are the array NAME.trainable_tokens_delta (tokens, dim).
+    """
 
     name: str  # Hugging Face module path, "model.layers.0.self_attn.q_proj"
     weight: Frozen  # (outputs, inputs)
     bias: Array | None = None  # (outputs,)
     adapter: Adapter | None = None
+    rows: TrainedRows | None = None
 
 
 class Joint(NamedTuple):
