@@ -30,7 +30,7 @@ from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors, TokenRows, 
 from edgetune.architecture.weights import load_arrays, save_arrays
 from edgetune.backend.trained_rows import ROWS
 from edgetune.errors import AdapterError
-from edgetune.files import clean
+from edgetune.files import clean, write_file
 
 PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -251,8 +251,8 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         "trainable_token_indices": said_tokens(adapter),
     }
     arrays = {key_of(name): array for name, array in adapter.trained_arrays().items()}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
+    write_file(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n", "adapter-config")
+    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"}, point="adapter-weights")
 
 
 def key_of(name: str) -> str:

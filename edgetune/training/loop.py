@@ -1,12 +1,14 @@
 """The training loop: it yields events and does nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from edgetune.events import Event, RunStopped
 from edgetune.training.run import Run
 
+Between = Callable[[Run], Generator[Event, None, str]]  # what is due between two steps; gives the reason to stop, or ""
 
-def train(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
+
+def train(run: Run, between_steps: Between) -> Iterator[Event]:
     """Learns from where the run stands to its end.
 
     A checkpoint is written before the first step, whenever it is due, and for every best validation: the best one is what
@@ -20,9 +22,9 @@ def train(run: Run, should_stop: Callable[[], bool]) -> Iterator[Event]:
         best_before = run.state.best_step
         if run.is_due(run.config.checks.eval_every):
             yield from run.validate()
-        stopping = run.step < run.total_steps and should_stop()
-        if stopping or run.is_stale or run.is_due(run.config.checks.save_every) or run.state.best_step != best_before:
+        if run.is_stale or run.is_due(run.config.checks.save_every) or run.state.best_step != best_before:
             yield run.save()
-        if stopping:
-            yield RunStopped(step=run.step, reason="asked to stop")
+        if run.step < run.total_steps and not run.is_stale and (reason := (yield from between_steps(run))):
+            yield run.save()
+            yield RunStopped(step=run.step, reason=reason)
             return

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -160,7 +160,11 @@ class Run:
             else:
                 self.note(stale_validations=self.state.stale_validations + 1)
             yield ValidationFinished(step=self.step, loss=loss, tokens=tokens, seconds=time.monotonic() - started, best=best)
-        for prompt in self.config.checks.samples:
+        yield from self.samples(self.config.checks.samples)
+
+    def samples(self, prompts: Iterable[str]) -> Iterator[Event]:
+        """Answers of the model as it is now; a run without a tokenizer has none."""
+        for prompt in prompts if self.tokenizer else ():
             yield SampleWritten(step=self.step, prompt=prompt, reply=self.answer(prompt))
 
     def answer(self, prompt: str) -> str:

@@ -42,16 +42,18 @@ from edgetune.events import (
     read,
     to_line,
 )
-from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
+from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder, write_file
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import TrainingState
+from edgetune.training.control import Control
 from edgetune.training.loop import train as loop
 from edgetune.training.optimizer import optimizer_of
 from edgetune.training.order import StepOrder
+from edgetune.training.overseer import Overseer
 from edgetune.training.prefix import PrefixCache
 from edgetune.training.run import Run
 
@@ -197,9 +199,10 @@ def train(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
+        overseer = Overseer(Control(folder), should_stop)
         with whole_file(folder / "run.toml", "config") as part:
-            part.write_text(to_toml(prepared.config), "utf-8")
-        return follow(run, prepared, resources, on_event, should_stop)
+            write_file(part, to_toml(prepared.config), "config-content")
+        return follow(run, prepared, resources, on_event, overseer)
 
 
 def resume(
@@ -221,6 +224,7 @@ def resume(
     with only_writer(folder):
         if finished := finished_run(folder):
             return finished
+        overseer = Overseer(Control(folder), should_stop)
         checkpoint.tidy(folder)
         run = build(prepared, folder, resources, on_event)
         for saved in checkpoint.newest(folder):
@@ -235,7 +239,7 @@ def resume(
                     f"does not fit this config: {error}", file=saved.folder, hint="was run.toml changed?"
                 ) from None
             break
-        return follow(run, prepared, resources, on_event, should_stop)
+        return follow(run, prepared, resources, on_event, overseer)
 
 
 def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[], bool]) -> RunFinished:
@@ -248,7 +252,7 @@ def take_part(prepared: Prepared, resources: Resources, should_stop: Callable[[]
     with tempfile.TemporaryDirectory(prefix="edgetune-") as temporary:
         started, run = time.monotonic(), build(prepared, Path(temporary), resources)
         run.join()
-        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+        for event in loop(run, lambda run: together(run, asked(should_stop))):
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint="resume it")
         return finished_event(run, "", started)
@@ -411,9 +415,19 @@ def run_bytes(run: Run) -> int:
     return sum(array.nbytes for array in run.parameters.values())
 
 
-def follow(
-    run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, should_stop: Callable[[], bool]
-) -> RunFinished:
+def asked(should_stop: Callable[[], bool]) -> Generator[Event, None, str]:
+    """What a process hears between two steps that is not the first of its team: the signals that it was sent."""
+    yield from ()
+    return "asked to stop" if should_stop() else ""
+
+
+def together(run: Run, heard: Generator[Event, None, str]) -> Generator[Event, None, str]:
+    """The reason to stop that any process of the team has heard: all of them stop after the same step."""
+    reason = yield from heard
+    return (reason or "asked to stop") if run.runner.team.any(bool(reason)) else ""
+
+
+def follow(run: Run, prepared: Prepared, resources: Resources, on_event: OnEvent, overseer: Overseer) -> RunFinished:
     """Runs the loop to its end, writing every event down, and hands over the best checkpoint."""
 
     def tell(event: Event) -> None:
@@ -440,7 +454,7 @@ def follow(
     )
     started = time.monotonic()
     try:
-        for event in loop(run, lambda: run.runner.team.any(should_stop())):
+        for event in loop(run, lambda run: together(run, overseer.between_steps(run))):
             tell(event)
             if isinstance(event, RunStopped):
                 raise StoppedEarly(f"stopped after step {run.step} of {run.total_steps}", hint=f"edgetune resume {run.folder}")
@@ -490,7 +504,7 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
 
 def record(folder: Path, event: Event, on_event: OnEvent) -> None:
     """Appends an event to the run's file, then tells whoever follows."""
-    append_line(folder / "events.jsonl", to_line(event))
+    append_line(folder / "events.jsonl", to_line(event), "event")
     on_event(event)
 
 

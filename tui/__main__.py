@@ -1,0 +1,5 @@
+"""`python -m tui` is `edgetune`."""
+
+from tui.entry import run
+
+run()

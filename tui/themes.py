@@ -1,0 +1,85 @@
+"""How the app looks: our own dark and light themes, and one of high contrast. Textual's own can be chosen besides."""
+
+from textual.theme import Theme
+
+# Roles: primary is the one accent; success, warning and error always come with a glyph or a word; panel draws quiet borders.
+DARK = Theme(
+    name="edgetune-dark",
+    primary="#7aa2f7",
+    secondary="#bb9af7",
+    accent="#7aa2f7",
+    success="#7fc8a0",
+    warning="#e5b567",
+    error="#f0787f",
+    foreground="#d5d9e6",
+    background="#12141b",
+    surface="#12141b",
+    panel="#1b1f2a",
+    dark=True,
+    variables={
+        "line": "#343a4c",
+        "quiet": "#8a91a6",
+        "footer-background": "#12141b",
+        "footer-key-foreground": "#7aa2f7",
+        "footer-description-foreground": "#8a91a6",
+        "block-cursor-background": "#26324f",
+        "block-cursor-foreground": "#ffffff",
+        "block-cursor-text-style": "none",
+        "block-cursor-blurred-background": "#1e2331",
+        "block-cursor-blurred-foreground": "#d5d9e6",
+    },
+)
+LIGHT = Theme(
+    name="edgetune-light",
+    primary="#2f5fd0",
+    secondary="#7a4cc2",
+    accent="#2f5fd0",
+    success="#1c7a4c",
+    warning="#8f5b00",
+    error="#b3261e",
+    foreground="#1d2230",
+    background="#fbfbf9",
+    surface="#fbfbf9",
+    panel="#eeeeea",
+    dark=False,
+    variables={
+        "line": "#cfd2da",
+        "quiet": "#646b7d",
+        "footer-background": "#fbfbf9",
+        "footer-key-foreground": "#2f5fd0",
+        "footer-description-foreground": "#646b7d",
+        "block-cursor-background": "#d6e2ff",
+        "block-cursor-foreground": "#0c1330",
+        "block-cursor-text-style": "none",
+        "block-cursor-blurred-background": "#e9edf6",
+        "block-cursor-blurred-foreground": "#1d2230",
+    },
+)
+HIGH_CONTRAST = Theme(
+    name="edgetune-contrast",
+    primary="#ffd700",
+    secondary="#00ffff",
+    accent="#ffd700",
+    success="#00ff5f",
+    warning="#ffd700",
+    error="#ff6e6e",
+    foreground="#ffffff",
+    background="#000000",
+    surface="#000000",
+    panel="#000000",
+    dark=True,
+    variables={
+        "line": "#ffffff",
+        "quiet": "#e0e0e0",
+        "footer-background": "#000000",
+        "footer-key-foreground": "#ffd700",
+        "footer-description-foreground": "#ffffff",
+        "block-cursor-background": "#ffd700",
+        "block-cursor-foreground": "#000000",
+        "block-cursor-text-style": "bold",
+        "block-cursor-blurred-background": "#5f5f00",
+        "block-cursor-blurred-foreground": "#ffffff",
+    },
+)
+THEMES = (DARK, LIGHT, HIGH_CONTRAST)
+EXTRA_VARIABLES = {"line": "#808080", "quiet": "#909090"}  # for themes that are not ours
