@@ -260,11 +260,15 @@ class MlxOps:
         """Splits, norms, rotates and scales: q (rows, heads, length, head_dim), k and v (rows, kv_heads, length, head_dim)."""
         layout, size = laid_out(spans), shape.head_dim
         q, k, v = mx.split(qkv, [shape.heads * size, (shape.heads + shape.kv_heads) * size], axis=-1)
+        turns = self.rotation(shape.rope, layout)
         q, k = (
-            rotated(by_head(self.heads_normed(x, norm), layout, size), shape.rope, layout)
-            for x, norm in ((q, query_norm), (k, key_norm))
+            rotated(by_head(self.heads_normed(x, norm), layout, size), turns) for x, norm in ((q, query_norm), (k, key_norm))
         )
         return (q * shape.query_scale).astype(qkv.dtype), k.astype(qkv.dtype), by_head(v, layout, size)
+
+    def rotation(self, rope: Rope | None, layout: Layout) -> tuple[Array, Array] | None:
+        """cos and sin (rows, 1, length, turned / 2) of the angles at each position; None: nothing turns."""
+        return None if rope is None else rotation(rope, layout)
 
     def heads_normed(self, x: Array, norm: Norm | None) -> Array:
         """The norm is as wide as its weight: a head (Qwen 3) or all of them (OLMo 2)."""
@@ -388,13 +392,13 @@ def by_head(x: Array, layout: Layout, head_dim: int) -> Array:
     return x.reshape(*layout.positions.shape, -1, head_dim).swapaxes(1, 2)
 
 
-def rotated(x: Array, rope: Rope | None, layout: Layout) -> Array:
-    """x (rows, heads, length, head_dim) in float32, its first `rope.dim` dimensions turned, a half against the other."""
+def rotated(x: Array, turns: tuple[Array, Array] | None) -> Array:
+    """x (rows, heads, length, head_dim) in float32, its first dimensions turned, a half against the other."""
     x = x.astype(mx.float32)
-    if rope is None:
+    if turns is None:
         return x
-    cos, sin = rotation(rope, layout)
-    half = rope.dim // 2
+    cos, sin = turns
+    half = cos.shape[-1]
     real, imaginary = x[..., :half], x[..., half : 2 * half]
     return mx.concatenate([real * cos - imaginary * sin, imaginary * cos + real * sin, x[..., 2 * half :]], axis=-1)
 

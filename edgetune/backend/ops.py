@@ -165,3 +165,18 @@ class Ops(Protocol):
     def frozen(self, run: Callable[["Ops", Value], Value], x: Value) -> Value:
         """run(self, x) as a constant: no gradient goes through it, and nothing is kept for one."""
         ...
+
+
+class Cached(Ops, Protocol):
+    """The operations for tokens that continue what was seen before: keys and values of every layer are kept."""
+
+    position: int  # how many tokens were seen
+    length: int  # of the text when its keys were last turned
+
+    def advance(self, time: int) -> None:
+        """The tokens that just went through are behind us now."""
+        ...
+
+    def rewind(self, position: int) -> None:
+        """Forgets the tokens from that position on."""
+        ...
