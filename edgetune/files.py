@@ -185,10 +185,15 @@ def part_of(path: Path) -> Path:
     """The temporary name beside `path`, in a folder that is there; what dead processes left of the same file is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        number = left.name.split(".")[-2]
-        if number.isdigit() and not is_running(int(number)):
+        if not is_at_work(left):
             remove(left)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def is_at_work(left: Path) -> bool:
+    """Whether another process, whose number stands before a temporary name's end, runs and may be writing there."""
+    number = left.name.removesuffix(".part").rpartition(".")[2]
+    return number.isdigit() and is_running(int(number))
 
 
 def is_running(process: int) -> bool:
@@ -212,9 +217,10 @@ def remove(left: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left: temporary and trashed files and folders of ours."""
+    """Removes what a killed process left: temporary and trashed files and folders of ours, but for those of a running one."""
     for left in [*folder.glob(".*.part"), *folder.glob(".trash-*")]:
-        remove(left)
+        if not is_at_work(left):
+            remove(left)
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
