@@ -15,6 +15,8 @@ from edgetune.cli.main import main
 from edgetune.events import RunStarted, SampleWritten, StepFinished, ValidationFinished, read
 from edgetune.training import session
 
+pytestmark = pytest.mark.slow  # together
+
 CONFIG = """model = "{model}"
 [data]
 train = ["{rows}"]

@@ -21,6 +21,8 @@ from edgetune.training.prefix import PrefixCache, read
 from edgetune.training.session import Resources, prepare
 from edgetune.workspace.planning import prefix_bytes
 
+pytestmark = pytest.mark.slow  # together
+
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 128, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
