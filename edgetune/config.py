@@ -58,6 +58,9 @@ class AdapterConfig(Part, frozen=True):
         default_factory=lambda: list(LINEAR_KINDS)
     )
     layers: Annotated[Literal["all"] | Positive, Meta(description="all, or a number: the last N layers")] = "all"
+    train_tokens: Annotated[
+        list[str | int], Meta(description="tokens, by text or id, whose rows of embedding and head are trained besides")
+    ] = field(default_factory=lambda: list[str | int]())
     init_from: Annotated[
         str,
         Meta(description="an adapter (PEFT, mlx-lm) or run to start from; 'random' with method full: weights are drawn anew"),

@@ -7,7 +7,8 @@ EdgeTuneError            1  a bug of ours, if it is raised bare
 │  ├─ TemplateError         a chat template
 │  ├─ ModelError            a model folder or GGUF file
 │  │  ├─ UnsupportedFamily     a model family that is not in the list
-│  │  └─ TokenizerError        a tokenizer file
+│  │  ├─ TokenizerError        a tokenizer file
+│  │  └─ BeyondRange           a number that a type cannot hold; another type may
 │  ├─ AdapterError          an adapter folder
 │  ├─ CheckpointError       a run or its checkpoints
 │  ├─ HubError              the hub does not answer, or says no
@@ -64,6 +65,10 @@ class ModelError(InputError):
 
 class UnsupportedFamily(ModelError):
     """A model family that is not in the list."""
+
+
+class BeyondRange(ModelError):
+    """A finite number is beyond what a type can hold; another type may."""
 
 
 class TokenizerError(ModelError):

@@ -186,10 +186,15 @@ def part_of(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = glob.escape(path.name)
     for left in [*path.parent.glob(f".{name}.*.part"), *path.parent.glob(f".trash-{name}-*")]:
-        number = left.name.split(".")[-2]
-        if left.suffix != ".part" or (number.isdigit() and not is_running(int(number))):
+        if not is_at_work(left):
             remove(left)
     return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def is_at_work(left: Path) -> bool:
+    """Whether another process, whose number stands before a temporary name's end, runs and may be writing there."""
+    number = left.name.removesuffix(".part").rpartition(".")[2]
+    return number.isdigit() and is_running(int(number))
 
 
 def is_running(process: int) -> bool:
@@ -213,9 +218,10 @@ def remove(left: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left: temporary and trashed files and folders of ours."""
+    """Removes what a killed process left: temporary and trashed files and folders of ours, but for those of a running one."""
     for left in [*folder.glob(".*.part"), *folder.glob(".trash-*")]:
-        remove(left)
+        if not is_at_work(left):
+            remove(left)
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:

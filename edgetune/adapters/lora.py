@@ -5,14 +5,15 @@ LoRA (arXiv:2106.09685), rsLoRA (arXiv:2312.03732), and DoRA (arXiv:2402.09353),
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.architecture.spec import ModelSpec
-from edgetune.backend.ops import Adapter
+from edgetune.backend.ops import Adapter, Place
+from edgetune.backend.trained_rows import ROWS, TrainedRows
 from edgetune.config import AdapterConfig
 from edgetune.errors import AdapterError
 
@@ -28,6 +29,13 @@ class LoraFactors(NamedTuple):
     magnitude: Floats | None = None  # (outputs,)
 
 
+class TokenRows(NamedTuple):
+    """Rows of the embedding, or of a head of its own, that stand in the place of the base's."""
+
+    ids: tuple[int, ...]
+    values: Floats  # (tokens, dim)
+
+
 @dataclass(frozen=True)
 class LoraAdapter:
     """An adapter's factors by module path ("model.layers.0.self_attn.q_proj"), and what its file said besides."""
@@ -36,19 +44,26 @@ class LoraAdapter:
     base_model: str = ""
     dropout: float = 0.0
     rslora: bool = False  # the scale is alpha / sqrt(rank)
+    tokens: Mapping[str, TokenRows] = field(default_factory=lambda: dict[str, TokenRows]())  # by module path
 
     def trained_arrays(self) -> dict[str, Floats]:
-        """The numbers under the names that the ops know: PATH.lora_A, PATH.lora_B and DoRA's PATH.lora_magnitude_vector."""
+        """The numbers under the names that the ops know: PATH.lora_A, PATH.lora_B and DoRA's PATH.lora_magnitude_vector.
+
+        Rows of single tokens are PATH.trainable_tokens_delta.
+        """
         arrays: dict[str, Floats] = {}
         for path, factors in self.factors.items():
             arrays[f"{path}.lora_A"], arrays[f"{path}.lora_B"] = factors.a, factors.b
             if factors.magnitude is not None:
                 arrays[f"{path}.lora_magnitude_vector"] = factors.magnitude
-        return arrays
+        return arrays | {f"{path}.{ROWS}": rows.values for path, rows in self.tokens.items()}
 
-    def places(self, dropout: float = 0.0, dora: bool = False) -> dict[str, Adapter]:
+    def places(self, dropout: float = 0.0, dora: bool = False) -> dict[str, Place]:
         """Where the model carries them. `dora`: also those that have no magnitude yet are to have one."""
-        return {path: Adapter(each.scale, dropout, dora or each.magnitude is not None) for path, each in self.factors.items()}
+        places: dict[str, Place] = {path: TrainedRows(rows.ids) for path, rows in self.tokens.items()}
+        for path, each in self.factors.items():
+            places[path] = Adapter(each.scale, dropout, dora or each.magnitude is not None)
+        return places
 
     def with_arrays(self, arrays: Mapping[str, Floats]) -> "LoraAdapter":
         """The same adapter with other numbers, under the names of `trained_arrays`."""
@@ -58,7 +73,8 @@ class LoraAdapter:
             )
             for path, old in self.factors.items()
         }
-        return replace(self, factors=factors)
+        tokens = {path: rows._replace(values=arrays[f"{path}.{ROWS}"]) for path, rows in self.tokens.items()}
+        return replace(self, factors=factors, tokens=tokens)
 
     @property
     def is_dora(self) -> bool:
@@ -124,7 +140,7 @@ def new_lora(spec: ModelSpec, config: AdapterConfig, seed: int, base_model: str)
 
 
 def check_fits(adapter: LoraAdapter, spec: ModelSpec) -> None:
-    """An adapter must name modules of this model, in their shapes.
+    """An adapter must name modules of this model, in their shapes, and rows that its embedding has.
 
     Raises:
         AdapterError: it was made for another base; the message names the first module that differs.
@@ -143,3 +159,11 @@ def check_fits(adapter: LoraAdapter, spec: ModelSpec) -> None:
                 f"the adapter was made for another base: {path} is {outputs} x {inputs} here, {shape} there",
                 hint=made_for,
             )
+    for path, rows in adapter.tokens.items():
+        if path == "lm_head" and spec.tied:
+            message = "the adapter trains rows of lm_head, which is the embedding in this model"
+            raise AdapterError(message, hint="use the base that it was trained on")
+        if rows.values.shape[1] != spec.dim or max(rows.ids) >= spec.vocab:
+            shape = f"{spec.vocab} x {spec.dim} here, {rows.values.shape[1]} wide and at least {max(rows.ids) + 1} high there"
+            hint = "use the base that it was trained on; a base whose embedding was made larger must be saved with it"
+            raise AdapterError(f"the adapter was made for another base: {path} is {shape}", hint=hint)

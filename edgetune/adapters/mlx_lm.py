@@ -158,8 +158,11 @@ def write_mlx_lm(folder: Path, adapter: LoraAdapter, model_layers: int | None = 
     base, mlx-lm puts an adapter only on those from the first that has one; without it on all, where it changes nothing.
 
     Raises:
-        AdapterError: some modules have a magnitude and some have none, or a scale cannot be folded.
+        AdapterError: it trains rows of single tokens, has magnitudes in some modules only, or a scale cannot be folded.
     """
+    if adapter.tokens:
+        message = "the adapter trains rows of single tokens (train_tokens), for which mlx-lm has no form"
+        raise AdapterError(message, hint="merge the adapter instead, and convert the merged model")
     if adapter.is_dora and any(factors.magnitude is None for factors in adapter.factors.values()):
         raise AdapterError(
             "the adapter has magnitudes in some modules only", hint="mlx-lm knows DoRA in all modules or in none: merge it"

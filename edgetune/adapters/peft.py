@@ -2,7 +2,9 @@
 
 Keys are base_model.model.PATH.lora_A.weight (rank, inputs), .lora_B.weight (outputs, rank) and, with use_dora,
 .lora_magnitude_vector (outputs,). The scale is lora_alpha / r, or / sqrt(r) with use_rslora, where rank_pattern and
-alpha_pattern may name other ranks and alphas per module. What we do not implement is refused by name: a scale is never guessed.
+alpha_pattern may name other ranks and alphas per module. PATH.token_adapter.trainable_tokens_delta (tokens, dim) are rows that
+stand in the place of those which trainable_token_indices names: in a list those of the embedding, else by module. What we do
+not implement is refused by name: a scale is never guessed.
 """
 
 import json
@@ -24,8 +26,9 @@ from edgetune.adapters.folder import (
     public_name,
     read_object,
 )
-from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors, alpha_of, scale_of
+from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors, TokenRows, alpha_of, scale_of
 from edgetune.architecture.weights import load_arrays, save_arrays
+from edgetune.backend.trained_rows import ROWS
 from edgetune.errors import AdapterError
 from edgetune.files import clean, write_file
 
@@ -33,6 +36,8 @@ PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
 MAGNITUDE = "lora_magnitude_vector"
 KEY = re.compile(rf"base_model\.model\.(?P<path>{MODULE_PATH})\.(?:(?P<factor>lora_[AB])\.weight|{MAGNITUDE})")
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"  # the modules whose rows may be trained
+TOKENS_KEYS = {f"{PREFIX}{path}.token_adapter.{ROWS}": path for path in (EMBEDDING, HEAD)}
 # Plain names, the simplest wildcards, and one group of alternatives: nothing that can take a matcher long.
 PATTERN = re.compile(r"\^?(?:[\w.|*+-]|\\[.dw]|\[[\w-]+\]|\((?:\?:)?(?:[\w.|-]|\\[.dw])+\)(?![*+]))+\$?")
 WILDCARDS, WILD_PATTERNS = 2, 8  # repetitions in one pattern, and patterns that have any
@@ -43,7 +48,6 @@ UNUSED_IF = {
     "fan_in_fan_out": (False,),
     "lora_bias": (False,),
     "modules_to_save": (None, []),
-    "trainable_token_indices": (None,),
     "layer_replication": (None,),
     "target_parameters": (None, []),
     "alora_invocation_tokens": (None,),
@@ -58,7 +62,7 @@ HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "target_modules", "lora_alpha",
     "lora_dropout", "use_rslora", "use_dora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
-    "ensure_weight_tying", "peft_version", "lora_ga_config",
+    "ensure_weight_tying", "peft_version", "lora_ga_config", "trainable_token_indices",
 }  # fmt: skip
 
 
@@ -78,7 +82,7 @@ def read_peft(folder: Path) -> LoraAdapter:
     arrays = load_arrays(file, AdapterError)
     check_tensors(arrays, file)
     factors: dict[str, LoraFactors] = {}
-    for key in arrays:
+    for key in [key for key in arrays if key not in TOKENS_KEYS]:
         path, leaf = module_and_leaf(key, file)
         if leaf != "lora_A":
             continue
@@ -91,9 +95,36 @@ def read_peft(folder: Path) -> LoraAdapter:
         clean(str(config.get("base_model_name_or_path") or ""))[:200],
         dropout_of(config.get("lora_dropout"), "lora_dropout", folder / CONFIG_FILE),
         bool(config.get("use_rslora")),
+        read_tokens(config.get("trainable_token_indices"), arrays, file),
     )
     check_whole(adapter, len(arrays), file)
     return adapter
+
+
+def read_tokens(said: Any, arrays: Mapping[str, Floats], file: Path) -> dict[str, TokenRows]:
+    """The rows of single tokens by module path, from what the config says of them.
+
+    Raises:
+        AdapterError: it names other modules than the file has, or ids that cannot be meant.
+    """
+    named = {} if said is None else said if isinstance(said, dict) else {EMBEDDING: said}
+    by_path = {path: ids for path in (EMBEDDING, HEAD) for key, ids in named.items() if path == key or path.endswith(f".{key}")}
+    present = {path: arrays[key] for key, path in TOKENS_KEYS.items() if key in arrays}
+    rows: dict[str, TokenRows] = {}
+    for path, ids in by_path.items():
+        values = present.get(path)
+        plain = isinstance(ids, list) and all(type(each) is int and 0 <= each < 1 << 31 for each in ids)
+        if not plain or not ids or len(set(ids)) < len(ids) or values is None or values.ndim != 2 or len(values) != len(ids):
+            message = f"trainable_token_indices of {path} are {clean(json.dumps(ids))[:60]}"
+            shape = "absent" if values is None else values.shape
+            hint = "the config does not belong to these weights"
+            raise AdapterError(f"{message}, the rows are {shape}", file=file, hint=hint)
+        rows[path] = TokenRows(tuple(ids), values)
+    if len(by_path) != len(named) or rows.keys() != present.keys():
+        message = f"trainable_token_indices names {clean(', '.join(map(str, named)) or 'nothing')[:60]}"
+        hint = "supported: rows of the embedding and of lm_head"
+        raise AdapterError(f"{message}, the file has {', '.join(present) or 'no such rows'}", file=file, hint=hint)
+    return rows
 
 
 def module_and_leaf(key: str, file: Path) -> tuple[str, str]:
@@ -217,13 +248,28 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         "rank_pattern": {path: len(factors.a) for path, factors in others.items()},
         "alpha_pattern": {path: alpha_of(factors.scale, len(factors.a), adapter.rslora) for path, factors in others.items()},
         "modules_to_save": None,
+        "trainable_token_indices": said_tokens(adapter),
     }
-    arrays = {
-        f"{PREFIX}{name}{'' if name.endswith(MAGNITUDE) else '.weight'}": array
-        for name, array in adapter.trained_arrays().items()
-    }
+    arrays = {key_of(name): array for name, array in adapter.trained_arrays().items()}
     write_file(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n", "adapter-config")
     save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"}, point="adapter-weights")
+
+
+def key_of(name: str) -> str:
+    """A trained array's key in PEFT's file."""
+    path, _, leaf = name.rpartition(".")
+    if leaf == ROWS:
+        return f"{PREFIX}{path}.token_adapter.{ROWS}"
+    return f"{PREFIX}{name}{'' if leaf == MAGNITUDE else '.weight'}"
+
+
+def said_tokens(adapter: LoraAdapter) -> list[int] | dict[str, list[int]] | None:
+    """trainable_token_indices: a list where only the embedding has such rows, as a tied head then follows it."""
+    if not adapter.tokens:
+        return None
+    if set(adapter.tokens) == {EMBEDDING}:
+        return list(adapter.tokens[EMBEDDING].ids)
+    return {path.rpartition(".")[2]: list(rows.ids) for path, rows in adapter.tokens.items()}
 
 
 def layers_if_not_all(adapter: LoraAdapter) -> list[int] | None:

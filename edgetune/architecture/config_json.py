@@ -13,10 +13,13 @@ LARGEST = 1e300  # no number of a config is beyond
 
 
 class Config:
-    """A config.json with typed access: a wrong type is an error that names the key."""
+    """A config.json with typed access: a wrong type is an error that names the key.
 
-    def __init__(self, values: Mapping[str, Any], file: Path):
-        self.values, self.file = values, file
+    `wrapper`: the model_type of the multimodal model that this is the text part of; empty where there is none.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: Path, wrapper: str = ""):
+        self.values, self.file, self.wrapper = values, file, wrapper
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """The value of a key, which must be of that kind; the default where it is absent or null.
@@ -72,5 +75,5 @@ def read_config(folder: Path) -> Config:
     if not isinstance(values, dict):
         raise ModelError("is not a JSON object", file=file, hint="get the model again")
     if isinstance(values.get("text_config"), dict):
-        values = {**values, **values["text_config"]}
+        return Config({**values, **values["text_config"]}, file, wrapper=str(values.get("model_type")))
     return Config(values, file)

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from edgetune.architecture import transformer
 from edgetune.architecture.transformer import Model
-from edgetune.backend.numpy_attention import QUERIES, rotation, scores
+from edgetune.backend.numpy_cache import CachedOps
 from edgetune.backend.numpy_folds import FoldedWeights
-from edgetune.backend.numpy_ops import NumpyOps
-from edgetune.backend.numpy_stream import blocks
-from edgetune.backend.numpy_tape import Floats, Value
-from edgetune.backend.ops import HeadShape, Row, Spans
+from edgetune.backend.numpy_tape import Floats
+from edgetune.backend.ops import Cached, Row
 from edgetune.errors import DataError
 
 
@@ -29,64 +27,14 @@ class Sampling(NamedTuple):
     seed: int = 0
 
 
-class CachedOps(NumpyOps):
-    """The ops for tokens that continue what was seen before: keys and values of every layer are kept."""
-
-    def __init__(self, parameters: Mapping[str, Floats], folded: FoldedWeights | None = None):
-        super().__init__({}, folded=folded)
-        self.parameters, self.learning = parameters, False
-        self.keys: list[Floats] = []
-        self.values: list[Floats] = []
-        self.position = self.layer = 0
-        self.length = 0  # of the text when its keys were last turned
-
-    def rotation(self, spans: Spans, shape: HeadShape) -> tuple[Floats, Floats]:
-        """Positions go on from those in the cache."""
-        return rotation(spans, shape.rope, self.dtype, self.position)
-
-    def attention(self, q: Value, k: Value, v: Value, spans: Spans, window: int | None, cap: float | None) -> Value:
-        """The new queries over all keys, old and new."""
-        if self.layer == len(self.keys):
-            self.keys.append(k.data)
-            self.values.append(v.data)
-        else:
-            self.keys[self.layer] = np.concatenate([self.keys[self.layer], k.data], axis=1)
-            self.values[self.layer] = np.concatenate([self.values[self.layer], v.data], axis=1)
-        keys, values = self.keys[self.layer], self.values[self.layer]
-        self.layer += 1
-        kv_heads, time, group, head_dim = q.data.shape
-        mixed = np.empty((time, kv_heads, group, head_dim), self.dtype)
-        for head in range(kv_heads):
-            for rows in blocks(time, QUERIES):
-                last = self.position + rows.stop
-                first = max(0, self.position + rows.start + 1 - window) if window else 0
-                p, _ = scores(q.data[head, rows], keys[head, first:last], self.position + rows.start - first, window, cap)
-                p -= p.max(-1, keepdims=True)
-                np.exp(p, out=p)
-                p /= p.sum(-1, keepdims=True)
-                mixed[rows, head] = (p @ values[head, first:last]).reshape(-1, group, head_dim)
-        return Value(mixed.reshape(time, -1), wanted=False)
-
-    def advance(self, time: int) -> None:
-        """The tokens that just went through are behind us now."""
-        self.position, self.layer = self.position + time, 0
-        self.length = self.position
-
-    def rewind(self, position: int) -> None:
-        """Forgets the tokens from that position on."""
-        self.keys = [keys[:, :position] for keys in self.keys]
-        self.values = [values[:, :position] for values in self.values]
-        self.position = position
-
-
 class Memory:
     """What a generator has read of a conversation, so that the next turn does not read it again."""
 
     def __init__(self) -> None:
-        self.ops: CachedOps | None = None
+        self.ops: Cached | None = None
         self.ids: list[int] = []
 
-    def recall(self, ids: Sequence[int], new: Callable[[], CachedOps]) -> CachedOps:
+    def recall(self, ids: Sequence[int], new: Callable[[], Cached]) -> Cached:
         """The ops that have read the longest beginning of `ids` that is known; one token is always left to be read."""
         known = next((at for at, (old, now) in enumerate(zip(self.ids, ids, strict=False)) if old != now), len(self.ids))
         if self.ops is None:
@@ -99,11 +47,19 @@ class Memory:
 class Generator:
     """One model and one set of trained arrays, ready to continue token sequences.
 
-    `folded` keeps every layer's weight from token to token: much faster, at float32's size.
+    On NumPy, where `folded` keeps every layer's weight from token to token: much faster, at float32's size. Elsewhere
+    `new_ops` makes what remembers a text (Runner.cached_ops), and has the trained arrays.
     """
 
-    def __init__(self, model: Model, parameters: Mapping[str, Floats], folded: FoldedWeights | None = None):
+    def __init__(
+        self,
+        model: Model,
+        parameters: Mapping[str, Floats],
+        folded: FoldedWeights | None = None,
+        new_ops: Callable[[], Cached] | None = None,
+    ):
         self.model, self.parameters, self.folded = model, parameters, folded
+        self.new_ops = new_ops or (lambda: CachedOps(parameters, folded))
         ropes = {layer.shape.rope for layer in model.layers}
         self.long_ropes = [rope for rope in ropes if rope is not None and rope.kind == "longrope"]
 
@@ -128,7 +84,7 @@ class Generator:
         sampling = sampling or Sampling()
         random = np.random.default_rng(sampling.seed)
         memory = memory or Memory()
-        ops = memory.recall(ids, lambda: CachedOps(self.parameters, self.folded))
+        ops = memory.recall(ids, self.new_ops)
         new = np.array(ids[ops.position :], np.int32)
         for _ in range(max_tokens):
             if self.turns_otherwise(ops.length, len(memory.ids)):
@@ -145,12 +101,12 @@ class Generator:
         """Whether LongRoPE turns so many tokens by other frequencies: the keys in the cache were turned by the old ones."""
         return before > 0 and any(rope.regime(before) != rope.regime(now) for rope in self.long_ropes)
 
-    def next_logits(self, ops: CachedOps, tokens: NDArray[np.int32]) -> Floats:
+    def next_logits(self, ops: Cached, tokens: NDArray[np.int32]) -> Floats:
         """(vocab,) of what follows those tokens, which join the cache."""
         row = Row(tokens, np.full(len(tokens), -1, np.int32), ((0, len(tokens)),))
         logits = transformer.logits(ops, self.model, row, np.array([len(tokens) - 1]))
         ops.advance(len(tokens))
-        return logits[0]
+        return np.asarray(logits)[0]
 
 
 def sample(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int:

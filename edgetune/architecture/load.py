@@ -16,7 +16,8 @@ from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.transformer import Layer, Model
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.numpy_weights import FrozenMatrix, Plain
-from edgetune.backend.ops import Adapter, Joint, Linear, Norm
+from edgetune.backend.ops import Adapter, Joint, Linear, Norm, Place
+from edgetune.backend.trained_rows import TrainedRows
 from edgetune.errors import ModelError
 
 Parameters = dict[str, NDArray[np.float32]]
@@ -40,8 +41,8 @@ class Source:
         return (self.packed or self.folder).matrix(name)
 
 
-def load_model(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> Model:
-    """The model of a folder, its matrices frozen, with adapters at the named modules.
+def load_model(folder: Path, places: Mapping[str, Place] | None = None) -> Model:
+    """The model of a folder, its matrices frozen, with what is trained at the named modules.
 
     Raises:
         ModelError: config.json or the weights are absent or damaged, or do not belong together.
@@ -49,7 +50,7 @@ def load_model(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> M
     spec = read_spec(folder)
     weights = WeightFolder(folder)
     check_shapes(spec, weights, folder)
-    return build_model(Source(spec, weights), adapters or {})
+    return build_model(Source(spec, weights), places or {})
 
 
 def check_shapes(spec: ModelSpec, weights: WeightFolder, folder: Path) -> None:
@@ -103,27 +104,28 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build_model(source: Source, adapters: Mapping[str, Adapter]) -> Model:
-    """A Model over those weights. Layers before the first adapter are marked as frozen."""
+def build_model(source: Source, places: Mapping[str, Place]) -> Model:
+    """A Model over those weights. Layers before the first that anything is trained in, or before, are marked as frozen."""
     spec = source.spec
-    embedding = linear(source, "model.embed_tokens", adapters)
-    first = min((int(path.split(".")[2]) for path in adapters), default=0)
+    embedding = linear(source, "model.embed_tokens", places)
+    trained = ((path, place) for path, place in places.items() if path != "lm_head")
+    first = min((int(path.split(".")[2]) if isinstance(place, Adapter) else 0 for path, place in trained), default=0)
     return Model(
         embedding=embedding,
         embedding_scale=spec.embedding_scale,
-        layers=tuple(build_layer(source, layer, adapters) for layer in range(spec.layers)),
+        layers=tuple(build_layer(source, layer, places) for layer in range(spec.layers)),
         final_norm=read_norm(source, "model.norm.weight")._replace(scale=spec.logit_scale),
-        head=embedding if spec.tied else linear(source, "lm_head", adapters),
+        head=embedding if spec.tied else linear(source, "lm_head", places),
         logit_cap=spec.logit_cap,
         frozen_layers=first,
     )
 
 
-def build_layer(source: Source, layer: int, adapters: Mapping[str, Adapter]) -> Layer:
+def build_layer(source: Source, layer: int, places: Mapping[str, Place]) -> Layer:
     """One block."""
     spec, at = source.spec, f"model.layers.{layer}"
     qkv, output, gate_up, down = (
-        joint(source, [linear(source, spec.module_path(layer, kind), adapters) for kind in kinds]) for kinds in spec.joints
+        joint(source, [linear(source, spec.module_path(layer, kind), places) for kind in kinds]) for kinds in spec.joints
     )
     # Where there are four norms, the one behind attention has the name that is elsewhere that of the one before the MLP.
     mlp_norm = "pre_feedforward_layernorm" if spec.post_norms else "post_attention_layernorm"
@@ -148,14 +150,15 @@ def build_layer(source: Source, layer: int, adapters: Mapping[str, Adapter]) -> 
     )
 
 
-def linear(source: Source, path: str, adapters: Mapping[str, Adapter]) -> Linear:
+def linear(source: Source, path: str, places: Mapping[str, Place]) -> Linear:
     """One linear layer, from the arrays where they have it, else from the folder."""
-    weight, bias = f"{path}.weight", f"{path}.bias"
+    weight, bias, place = f"{path}.weight", f"{path}.bias", places.get(path)
+    adapter, rows = (None, place) if isinstance(place, TrainedRows) else (place, None)
     if weight in source.arrays:
-        return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapters.get(path))
+        return Linear(path, Plain(source.arrays[weight]), source.arrays.get(bias), adapter, rows)
     assert source.folder is not None
     has_bias = bias in parameter_shapes(source.spec)
-    return Linear(path, source.matrix(weight), source.folder.floats(bias) if has_bias else None, adapters.get(path))
+    return Linear(path, source.matrix(weight), source.folder.floats(bias) if has_bias else None, adapter, rows)
 
 
 def joint(source: Source, parts: list[Linear]) -> Joint:

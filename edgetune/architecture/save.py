@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.architecture.config_forms import both_forms
+from edgetune.architecture.text_part import text_config
 from edgetune.architecture.weights import save_safetensors, stored_as
 from edgetune.files import copy_file, write_file
 
@@ -37,9 +38,11 @@ def copy_side_files(source: Path, out: Path, dtype: str) -> None:
 def portable(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A config that every reader understands alike: both forms of the rope, and of the name for the weights' type.
 
-    What is written are floats, whatever the weights were before: nothing is said of a quantisation.
+    What is written are floats, whatever the weights were before: nothing is said of a quantisation. Of a model that also sees
+    its text part is written.
     """
-    config = {key: value for key, value in config.items() if key not in ("quantization", "quantization_config")}
+    kept = text_config(config).items()
+    config = {key: value for key, value in kept if key not in ("quantization", "quantization_config")}
     return both_forms(config) | {"dtype": dtype, "torch_dtype": dtype}
 
 

@@ -140,7 +140,7 @@ def read_spec(folder: Path) -> ModelSpec:
         code = " with code of its own (auto_map)" if "auto_map" in config.values else ""
         raise UnsupportedFamily(f"{named}{code} is not supported", file=config.file, hint="supported: " + ", ".join(FAMILIES))
     read_quantization(config)  # refuses what no reader here knows
-    return spec_of(name, Config({**FAMILIES[name].defaults, **config.values}, config.file))
+    return spec_of(name, Config({**FAMILIES[name].defaults, **config.values}, config.file, config.wrapper))
 
 
 def spec_of(name: str, config: Config) -> ModelSpec:
@@ -253,6 +253,8 @@ def gemma2(config: Config, layers: int) -> dict[str, Any]:
 
 def gemma3(config: Config, layers: int) -> dict[str, Any]:
     """Gemma 3's text model (arXiv:2503.19786): norms on queries and keys; layers with a window turn by a base of their own."""
+    if config.wrapper and config.get("final_logit_softcapping", float) is not None:
+        raise config.wrong("final_logit_softcapping", "is set in a model that also sees, and its readers differ about that")
     pattern = config.positive("sliding_window_pattern", 6)
     sliding = sliding_layers(config, layers, lambda layer: (layer + 1) % pattern != 0)
     rope, local = read_ropes(config, head_dim_of(config))
@@ -293,6 +295,8 @@ FAMILIES: dict[str, Family] = {
     "granite": Family(granite),
     "phi3": Family(phi3, {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
     "gemma2": Family(gemma2, {**GEMMA, **CAPS, "max_position_embeddings": 8192}, GELU),
-    "gemma3_text": Family(gemma3, {**GEMMA, "max_position_embeddings": 131_072, "rope_theta": 1e6}, GELU),
+    "gemma3_text": Family(
+        gemma3, {**GEMMA, "vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1e6}, GELU
+    ),
 }
 SUPPORTED_FAMILIES = tuple(FAMILIES)

@@ -21,7 +21,8 @@ from edgetune.architecture.config_json import read_config
 from edgetune.architecture.quantization import read_quantization, with_packed
 from edgetune.architecture.shards import check_index, shards, whole_weights
 from edgetune.architecture.tensor_info import ITEM_SIZES, PACKED_SIZES, STORED, TensorInfo
-from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, as_floats, from_bfloat16
+from edgetune.architecture.text_part import WRAPPERS, text_tensors
+from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, Rows, as_floats, from_bfloat16
 from edgetune.backend.quantized import Packing
 from edgetune.errors import InputError, ModelError
 from edgetune.files import NewFile, Written, clean
@@ -121,7 +122,8 @@ class WeightFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         has_config = (folder / "config.json").is_file()  # weights alone are floats
-        quantization = read_quantization(read_config(folder)) if has_config else None
+        config = read_config(folder) if has_config else None
+        quantization = read_quantization(config) if config else None
         self.tensors: dict[str, TensorInfo] = {}
         index = folder / "model.safetensors.index.json"
         is_sharded = index.exists() and not (folder / "model.safetensors").exists()  # transformers, too, takes one file first
@@ -135,6 +137,8 @@ class WeightFolder:
         self.maps: dict[Path, NDArray[np.uint8]] = {}
         if is_sharded:
             check_index(index, {name: info.file for name, info in self.tensors.items()})
+        if config and config.wrapper in WRAPPERS:
+            self.tensors = text_tensors(self.tensors)
         if quantization is not None:
             self.tensors = with_packed(self.tensors, quantization, folder)
 
@@ -187,7 +191,7 @@ class WeightFolder:
         # A header's length need not be a multiple of the item size, and views need not be aligned.
         return self.maps[info.file][info.start : info.stop].view(STORED[info.dtype]).reshape(info.shape)
 
-    def floats(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def floats(self, name: str, rows: Rows = slice(None)) -> NDArray[np.float32]:
         """Rows of a tensor as float32, in memory of their own."""
         if self.info(name).packed:
             return self.matrix(name).read(rows).astype(np.float32, copy=False)

@@ -19,12 +19,15 @@ class Backend:
     name: str
 
     def runner(self, parameters: Mapping[str, NDArray[np.float32]], workers: int, share_weights: bool = False) -> Runner:
-        """A runner for those trained arrays. workers: threads on NumPy, rows that go through together on MLX."""
+        """A runner for those trained arrays. workers: threads on NumPy, rows that go through together on MLX.
+
+        share_weights: NumPy's alone, as MLX multiplies by what is stored.
+        """
         if self.name == "numpy":
             return NumpyRunner(parameters, workers, share_weights=share_weights)
         from edgetune.backend.mlx_runner import MlxRunner
 
-        return MlxRunner(parameters, workers, share_weights)
+        return MlxRunner(parameters, workers)
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quanti
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm, Spans, Tokens
 from edgetune.backend.quantized import Packing
 from edgetune.backend.rope import Rope, frequencies
+from edgetune.backend.trained_rows import ROWS, TrainedRows
 
 mx: Any = mlx.core  # untyped: what is checked must not depend on whether MLX is installed
 TILE_BYTES = 1 << 25  # of the logits that exist at once in a loss
@@ -76,7 +77,32 @@ class Packed(NamedTuple):
         return {"group_size": self.packing.group, "bits": self.packing.bits, "mode": self.packing.mode}
 
 
-Matrix = Dense | Packed
+class Mixed(NamedTuple):
+    """A matrix that is frozen but for some rows, which are trained."""
+
+    frozen: "Frozen"
+    trained: Array  # (tokens, inputs)
+    rows: TrainedRows
+    places: Array  # (outputs,) of each row in `trained`, or -1
+
+    def product(self, h: Array) -> Array:
+        """h @ self.T."""
+        return h @ self.read(slice(0, len(self.places))).T
+
+    def read(self, rows: Any) -> Array:
+        """Rows as float32."""
+        read = self.frozen.read(rows)
+        if isinstance(rows, slice):
+            where, places = self.rows.among(rows)
+            if len(where):
+                read[mx.array(where)] = self.trained[mx.array(places)]
+            return read
+        places = self.places[rows]
+        return mx.where((places >= 0)[:, None], self.trained[mx.maximum(places, 0)], read)
+
+
+Frozen = Dense | Packed
+Matrix = Frozen | Mixed
 
 
 class Constants:
@@ -89,13 +115,17 @@ class Constants:
         """A norm's weight or a bias."""
         return self.once((source,), lambda: mx.array(source))
 
-    def matrix(self, parts: tuple[FrozenMatrix, ...]) -> "Matrix":
+    def matrix(self, parts: tuple[FrozenMatrix, ...]) -> "Frozen":
         """(outputs, inputs) of matrices of one kind that lie behind each other."""
         return self.once(parts, lambda: stacked(parts))
 
     def square_lengths(self, matrix: FrozenMatrix) -> Array:
         """(outputs,) the sum of the squares of each row."""
         return self.once((SQUARES, matrix), lambda: (self.matrix((matrix,)).read(slice(None)) ** 2).sum(-1))
+
+    def places(self, rows: TrainedRows, count: int) -> Array:
+        """(count,) the place of each row of a matrix among those that are trained, or -1."""
+        return self.once((rows,), lambda: mx.array(rows.places(count)))
 
     def once(self, sources: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """An array, or some, by what they are made of. Evaluated at once: a traced function must not make them again."""
@@ -214,7 +244,13 @@ class MlxOps:
     def matrix(self, layer: Linear) -> Matrix:
         """(outputs, inputs) of one layer, trained or frozen."""
         weight = self.trained(f"{layer.name}.weight")
-        return self.constants.matrix((layer.weight,)) if weight is None else Dense(weight)
+        if weight is not None:
+            return Dense(weight)
+        frozen = self.constants.matrix((layer.weight,))
+        if layer.rows is None:
+            return frozen
+        places = self.constants.places(layer.rows, layer.weight.shape[0])
+        return Mixed(frozen, self.parameter(f"{layer.name}.{ROWS}"), layer.rows, places)
 
     # ---- attention ---------------------------------------------------------------------------------------------------
 
@@ -224,11 +260,15 @@ class MlxOps:
         """Splits, norms, rotates and scales: q (rows, heads, length, head_dim), k and v (rows, kv_heads, length, head_dim)."""
         layout, size = laid_out(spans), shape.head_dim
         q, k, v = mx.split(qkv, [shape.heads * size, (shape.heads + shape.kv_heads) * size], axis=-1)
+        turns = self.rotation(shape.rope, layout)
         q, k = (
-            rotated(by_head(self.heads_normed(x, norm), layout, size), shape.rope, layout)
-            for x, norm in ((q, query_norm), (k, key_norm))
+            rotated(by_head(self.heads_normed(x, norm), layout, size), turns) for x, norm in ((q, query_norm), (k, key_norm))
         )
         return (q * shape.query_scale).astype(qkv.dtype), k.astype(qkv.dtype), by_head(v, layout, size)
+
+    def rotation(self, rope: Rope | None, layout: Layout) -> tuple[Array, Array] | None:
+        """cos and sin (rows, 1, length, turned / 2) of the angles at each position; None: nothing turns."""
+        return None if rope is None else rotation(rope, layout)
 
     def heads_normed(self, x: Array, norm: Norm | None) -> Array:
         """The norm is as wide as its weight: a head (Qwen 3) or all of them (OLMo 2)."""
@@ -262,6 +302,8 @@ class MlxOps:
         h, targets = self.normed(x, norm), mx.array(targets)
         if self.dropout_key is None:
             return -self.log_probabilities(x, norm, head, targets, cap).sum()
+        if (matrix := self.matrix(head)) and isinstance(matrix, Mixed):
+            return mixed_head_loss(h, matrix, targets, cap)
         if f"{head.name}.weight" in self.parameters:
             return trained_head_loss(h, self.parameter(f"{head.name}.weight"), targets, cap)
         return frozen_head_loss(h, self.matrix(head), head.weight.shape[0], targets, cap)
@@ -308,7 +350,7 @@ def kind(matrix: FrozenMatrix) -> object:
     return type(matrix), matrix.weight.dtype if isinstance(matrix, Plain) else None
 
 
-def stacked(parts: tuple[FrozenMatrix, ...]) -> Matrix:
+def stacked(parts: tuple[FrozenMatrix, ...]) -> Frozen:
     """Matrices of one kind as they are stored, behind each other; of a kind that MLX does not know, their floats."""
     if isinstance(parts[0], Quantized):
         packed = [part for part in parts if isinstance(part, Quantized)]
@@ -350,13 +392,13 @@ def by_head(x: Array, layout: Layout, head_dim: int) -> Array:
     return x.reshape(*layout.positions.shape, -1, head_dim).swapaxes(1, 2)
 
 
-def rotated(x: Array, rope: Rope | None, layout: Layout) -> Array:
-    """x (rows, heads, length, head_dim) in float32, its first `rope.dim` dimensions turned, a half against the other."""
+def rotated(x: Array, turns: tuple[Array, Array] | None) -> Array:
+    """x (rows, heads, length, head_dim) in float32, its first dimensions turned, a half against the other."""
     x = x.astype(mx.float32)
-    if rope is None:
+    if turns is None:
         return x
-    cos, sin = rotation(rope, layout)
-    half = rope.dim // 2
+    cos, sin = turns
+    half = cos.shape[-1]
     real, imaginary = x[..., :half], x[..., half : 2 * half]
     return mx.concatenate([real * cos - imaginary * sin, imaginary * cos + real * sin, x[..., 2 * half :]], axis=-1)
 
@@ -469,6 +511,30 @@ def trained_head_loss(h: Array, weight: Array, targets: Array, cap: float | None
         return dh, mx.concatenate(parts).at[right].add(-right_share * h)
 
     return total(h, weight)[0]
+
+
+def mixed_head_loss(h: Array, head: Mixed, targets: Array, cap: float | None) -> Array:
+    """The same where some rows are trained: a second, short walk makes their probabilities again from the log-sum-exp."""
+    ids = mx.array(np.array(head.rows.ids, np.int32))
+
+    @mx.custom_function
+    def total(h: Array, trained: Array) -> tuple[Array, Array, Array]:
+        walked = walk(h, head._replace(trained=trained), len(head.places), targets, cap, pulls=True)
+        return mx.where(targets >= 0, walked.log_total - walked.right_logit, 0).sum(), walked.pull, walked.log_total
+
+    @total.vjp
+    def backward(
+        primals: tuple[Array, Array], cotangents: tuple[Array, Array, Array], outputs: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array]:
+        h, trained = primals
+        share, parts = mx.where(targets >= 0, cotangents[0], 0)[:, None], []
+        for rows in tiles(len(h), len(trained)):
+            logits = bend(h @ trained[rows].T, cap)
+            p = mx.exp(logits - outputs[2][:, None]) - (targets[:, None] == ids[rows])
+            parts.append((sloped(p, logits, cap) * share).T @ h)
+        return cotangents[0] * outputs[1], mx.concatenate(parts)
+
+    return total(h, head.trained)[0]
 
 
 def tiles(kept: int, vocab: int) -> list[slice]:

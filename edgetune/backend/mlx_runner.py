@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.backend.mlx_adamw import MlxAdamW
+from edgetune.backend.mlx_cache import MlxCachedOps
 from edgetune.backend.mlx_ops import Array, Constants, Layout, MlxOps, mx
 from edgetune.backend.mlx_team import MlxTeam
-from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Floats, Play
 from edgetune.config import TrainingConfig
@@ -51,10 +51,9 @@ class MlxRunner:
         self,
         parameters: Mapping[str, NDArray[np.float32]],
         together: int = 1,
-        share_weights: bool = False,
         compiled: bool | None = None,
     ):
-        self.arrays, self.together, self.share_weights = parameters, together, share_weights
+        self.arrays, self.together = parameters, together
         self.constants, self.team = Constants(), MlxTeam()
         self.compile: Callable[[Any], Any] = mx.compile if (has_gpu() if compiled is None else compiled) else lambda f: f
         self.functions: dict[tuple[Play, bool], Callable[..., Any]] = {}
@@ -135,9 +134,9 @@ class MlxRunner:
         """Takes what the NumPy arrays hold."""
         self.parameters, self.are_same = {name: mx.array(array) for name, array in self.arrays.items()}, True
 
-    def generator_weights(self) -> FoldedWeights | None:
-        """New for every answer: between answers they would only take memory."""
-        return FoldedWeights() if self.share_weights else None
+    def cached_ops(self) -> MlxCachedOps:
+        """Ops for one text that grows."""
+        return MlxCachedOps(self.parameters, self.constants)
 
     def peak_memory(self) -> int:
         """The most bytes in MLX's arrays at once."""

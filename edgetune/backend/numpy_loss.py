@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetune.backend.numpy_stream import StreamOps, bend, blocks
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Linear, Norm, Tokens
+from edgetune.backend.trained_rows import ROWS
 
 VOCABULARY = 2048  # tokens whose logits exist at once
 
@@ -29,6 +31,8 @@ class LossOps(StreamOps):
         walk = self.walk(h, head, targets, cap, pulls=self.learning and not trains_head)
 
         def backward(weight: float) -> tuple[Floats]:
+            if f"{head.name}.{ROWS}" in self.gradients:
+                self.learn_rows(h, head, targets, cap, walk.log_total, weight)
             dh = (
                 self.learn_head(h, head, targets, cap, walk.log_total, weight)
                 if trains_head
@@ -46,7 +50,7 @@ class LossOps(StreamOps):
 
     def walk(self, h: Floats, head: Linear, targets: Tokens, cap: float | None, pulls: bool) -> Walk:
         """One walk over the vocabulary in tiles, with a running maximum (arXiv:1805.02867)."""
-        right = head.weight.read(targets)
+        right = self.read(head, targets)
         right_logit = np.vecdot(h, right)
         right_slope = bend(right_logit, cap)
         top, total, pull = (
@@ -55,7 +59,7 @@ class LossOps(StreamOps):
             np.zeros_like(h),
         )
         for rows in blocks(head.weight.shape[0], VOCABULARY):
-            e = head.weight.read(rows)
+            e = self.read(head, rows)
             p = h @ e.T
             slope = bend(p, cap)
             higher = np.maximum(top, p.max(-1, keepdims=True))
@@ -80,24 +84,40 @@ class LossOps(StreamOps):
         gradient, dh = self.gradients[f"{head.name}.weight"], np.zeros_like(h)
         for rows in blocks(head.weight.shape[0], VOCABULARY):
             e = head.weight.read(rows)
-            p = h @ e.T
-            slope = bend(p, cap)
-            p -= log_total
-            np.exp(p, out=p)
             own = np.flatnonzero((targets >= rows.start) & (targets < rows.stop))
-            p[own, targets[own] - rows.start] -= 1
-            p *= self.dtype(weight)
-            if slope is not None:
-                p *= slope
+            p = self.pulls(h, e, (own, targets[own] - rows.start), cap, log_total, weight)
             gradient[rows] += p.T @ h
             dh += p @ e
         return dh
+
+    def learn_rows(self, h: Floats, head: Linear, targets: Tokens, cap: float | None, log_total: Floats, weight: float) -> None:
+        """Adds up the gradient of those rows of the head that are trained."""
+        assert head.rows is not None
+        name, ids = f"{head.name}.{ROWS}", np.array(head.rows.ids)
+        for rows in blocks(len(ids), VOCABULARY):
+            own = np.nonzero(targets[:, None] == ids[rows])
+            p = self.pulls(h, self.parameters[name][rows], own, cap, log_total, weight)
+            self.gradients[name][rows] += p.T @ h
+
+    def pulls(
+        self, h: Floats, e: Floats, right: tuple[NDArray[np.intp], ...], cap: float | None, log_total: Floats, weight: float
+    ) -> Floats:
+        """(kept, rows) the loss's gradient by h @ e.T before it was bent; `right`: where the targets are among those."""
+        p = h @ e.T
+        slope = bend(p, cap)
+        p -= log_total
+        np.exp(p, out=p)
+        p[right] -= 1
+        p *= self.dtype(weight)
+        if slope is not None:
+            p *= slope
+        return p
 
     def logits(self, x: Value, norm: Norm, head: Linear, cap: float | None) -> Floats:
         """(kept, vocab), tile by tile, so that the head is never whole in floats."""
         h, _ = self.normed(x.data, norm)
         logits = np.empty((len(h), head.weight.shape[0]), self.dtype)
         for rows in blocks(head.weight.shape[0], VOCABULARY):
-            np.matmul(h, head.weight.read(rows).T, out=logits[:, rows])
+            np.matmul(h, self.read(head, rows).T, out=logits[:, rows])
         bend(logits, cap)
         return logits

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from edgetune.backend.numpy_cache import CachedOps
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_stream import DropoutKey
@@ -113,11 +114,11 @@ class NumpyRunner:
     def reload(self) -> None:
         """They are what is computed with."""
 
-    def generator_weights(self) -> FoldedWeights | None:
-        """Those that rows share: the same memory serves."""
+    def cached_ops(self) -> CachedOps:
+        """Ops for one text that grows. The weights that rows share are kept in the same memory."""
         if self.folded:
             self.folded.renew()
-        return self.folded
+        return CachedOps(self.parameters, self.folded)
 
     def peak_memory(self) -> int:
         """Nothing apart from the process's memory."""

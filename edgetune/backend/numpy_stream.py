@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_tape import Floats, Tape, Value
+from edgetune.backend.numpy_weights import Rows
 from edgetune.backend.ops import Linear, Norm, Tokens
+from edgetune.backend.trained_rows import ROWS
 
 BLOCK = 64  # rows of an elementwise pass
 
@@ -59,16 +61,27 @@ class StreamOps:
 
     def embed(self, table: Linear, tokens: Tokens, scale: float) -> Value:
         """Rows of the table."""
-        x = table.weight.read(tokens) * self.dtype(scale)
-        name = f"{table.name}.weight"
+        x = self.read(table, tokens) * self.dtype(scale)
+        where, places = (np.arange(len(tokens)), tokens) if table.rows is None else table.rows.among(tokens)
+        name = f"{table.name}.{'weight' if table.rows is None else ROWS}"
         if name not in self.gradients:
             return Value(x, wanted=False)
 
         def backward(d: Floats) -> tuple[None]:
-            np.add.at(self.gradients[name], tokens, d * self.dtype(scale))
+            np.add.at(self.gradients[name], places, d[where] * self.dtype(scale))
             return (None,)
 
         return self.record(x, [Value(None)], backward)
+
+    def read(self, table: Linear, rows: Rows) -> Floats:
+        """Those rows of the embedding or the head, as they are now. Not to be written to."""
+        frozen = table.weight.read(rows)
+        where, places = ((), ()) if table.rows is None else table.rows.among(rows)
+        if not len(where):
+            return frozen
+        mixed = np.array(frozen, self.dtype)
+        mixed[where] = self.parameters[f"{table.name}.{ROWS}"][places]
+        return mixed
 
     def add(self, x: Value, y: Value, norm: Norm | None = None, scale: float = 1.0) -> Value:
         """x + scale * norm(y)."""

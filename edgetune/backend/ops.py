@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.backend.rope import Rope
+from edgetune.backend.trained_rows import TrainedRows
 
 Value = Any  # an array in flight: a lazy MLX array, or a node of the NumPy tape
 Array = Any  # an array of the backend
@@ -43,13 +44,20 @@ class Adapter(NamedTuple):
     dora: bool = False
 
 
+Place = Adapter | TrainedRows  # what is trained at a module
+
+
 class Linear(NamedTuple):
-    """One linear layer of the model; also the embedding and the head, which are matrices of the same kind."""
+    """One linear layer of the model; also the embedding and the head, which are matrices of the same kind.
+
+    Only of these two, single rows may be trained: they are the array NAME.trainable_tokens_delta (tokens, dim).
+    """
 
     name: str  # Hugging Face module path, "model.layers.0.self_attn.q_proj"
     weight: Frozen  # (outputs, inputs)
     bias: Array | None = None  # (outputs,)
     adapter: Adapter | None = None
+    rows: TrainedRows | None = None
 
 
 class Joint(NamedTuple):
@@ -156,4 +164,19 @@ class Ops(Protocol):
 
     def frozen(self, run: Callable[["Ops", Value], Value], x: Value) -> Value:
         """run(self, x) as a constant: no gradient goes through it, and nothing is kept for one."""
+        ...
+
+
+class Cached(Ops, Protocol):
+    """The operations for tokens that continue what was seen before: keys and values of every layer are kept."""
+
+    position: int  # how many tokens were seen
+    length: int  # of the text when its keys were last turned
+
+    def advance(self, time: int) -> None:
+        """The tokens that just went through are behind us now."""
+        ...
+
+    def rewind(self, position: int) -> None:
+        """Forgets the tokens from that position on."""
         ...

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.backend.numpy_folds import FoldedWeights
-from edgetune.backend.ops import Row, Value
+from edgetune.backend.ops import Cached, Row, Value
 from edgetune.backend.team import Team
 from edgetune.config import TrainingConfig
 
@@ -81,8 +80,8 @@ class Runner(Protocol):
         """The NumPy arrays were overwritten: what they hold counts now."""
         ...
 
-    def generator_weights(self) -> FoldedWeights | None:
-        """Where NumPy's generator may keep the layers' weights while it answers; None: the memory is not there."""
+    def cached_ops(self) -> Cached:
+        """Ops over the trained arrays as they are now, for one text that grows."""
         ...
 
     def peak_memory(self) -> int:

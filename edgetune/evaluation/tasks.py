@@ -11,6 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.architecture.generate import Generator
+from edgetune.backend.choice import NUMPY, Backend
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.errors import ConfigError, DataError
 from edgetune.text.chat_template import ChatTemplate
@@ -94,8 +95,11 @@ def answer_all(
     workers: int,
     max_tokens: int = 128,
     on_answer: Callable[[int], None] = lambda done: None,
+    backend: Backend = NUMPY,
 ) -> list[Answered]:
     """The model's likeliest answer to each question. `on_answer` is told how many are done.
+
+    On NumPy every worker answers one question; MLX is touched by one thread alone, which answers them in turn.
 
     Raises:
         DataError: there is no question, or chat messages come without a chat template.
@@ -103,7 +107,8 @@ def answer_all(
     if not questions:
         raise DataError("no row has an answer to compare with", hint="a task needs chat rows or prompt/completion rows")
     prompts = [prompt_ids(question, tokenizer, template) for question in questions]
-    generator = Generator(model.model, model.parameters, FoldedWeights())
+    new_ops = None if backend is NUMPY else backend.runner(model.parameters, 1).cached_ops
+    generator = Generator(model.model, model.parameters, FoldedWeights(), new_ops)
     done = 0
 
     end_ids = template.end_ids if template else tokenizer.end_ids
@@ -113,7 +118,8 @@ def answer_all(
 
     answered: list[Answered] = []
     with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        for question, reply in zip(questions, pool.map(answer, prompts), strict=True):
+        replies = map(answer, prompts) if new_ops else pool.map(answer, prompts)
+        for question, reply in zip(questions, replies, strict=True):
             done += 1
             on_answer(done)
             answered.append(Answered(readable(question), question.reference, reply))

@@ -1,8 +1,8 @@
 """The certificate: proof, hop by hop, that what is handed over is what was trained.
 
-The same held-out rows are scored by the base, by base and adapter (the reference), by the merged model, by the F16 GGUF and
-by every quantisation: mean loss, Kullback-Leibler divergence from the reference, and how often the likeliest token agrees.
-A hop that loses what was learned is refused.
+The same held-out rows are scored by the base, by base and adapter (the reference), by the merged model, by the F16 GGUF (or
+what takes its place) and by every quantisation: mean loss, Kullback-Leibler divergence from the reference, and how often the
+likeliest token agrees. A hop that loses what was learned is refused.
 """
 
 import tempfile
@@ -92,6 +92,8 @@ class Certificate(Struct, frozen=True, kw_only=True):
     tokens: int
     base_loss: float
     trained_on: TrainedOn | None = None  # None: on the base as it is
+    first: str = "F16"  # the floats that were proved first, and that the others were quantised from
+    first_reason: str = ""  # why they are not F16
     hops: list[Hop]
     tokenizer: TokenCheck | None = None
     turn_end: EndCheck | None = None

@@ -86,6 +86,8 @@ def place_modules(adapter: LoraAdapter, spec: ModelSpec) -> dict[str, NamedTenso
     Raises:
         AdapterError: there is none, it is of another shape, or the change is none that llama.cpp can make.
     """
+    if adapter.tokens:
+        raise AdapterError("the adapter trains rows of single tokens (train_tokens), which llama.cpp cannot add", hint=MERGE)
     if adapter.is_dora:
         raise AdapterError("the adapter is one of DoRA, which llama.cpp cannot add to an open model", hint=MERGE)
     known = {tensor.source: tensor for tensor in named_tensors(spec)}

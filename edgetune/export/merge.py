@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.adapters.lora import LoraAdapter, check_fits
+from edgetune.adapters.lora import LoraAdapter, TokenRows, check_fits
 from edgetune.adapters.open import open_adapter
 from edgetune.architecture.load import check_shapes
 from edgetune.architecture.row_blocks import Meter, row_blocks
@@ -22,6 +22,7 @@ from edgetune.architecture.spec import read_spec
 from edgetune.architecture.weights import ITEM_SIZES, WeightFolder, save_safetensors
 from edgetune.backend.dora import row_lengths
 from edgetune.backend.numpy_weights import as_floats
+from edgetune.backend.trained_rows import TrainedRows
 from edgetune.errors import InputError
 from edgetune.events import Event, Warned
 from edgetune.export.tensor_blocks import encode
@@ -93,9 +94,13 @@ def quantized_warning(weights: WeightFolder) -> Warned | None:
 def merged_blocks(weights: WeightFolder, lora: LoraAdapter, name: str, target: str) -> Iterator[NDArray[Any]]:
     """A tensor of the merged model, a block of rows at a time, in its stored form."""
     info = weights.tensors[name]
-    factors = lora.factors.get(name.removesuffix(".weight"))
+    factors, rows = lora.factors.get(name.removesuffix(".weight")), lora.tokens.get(name.removesuffix(".weight"))
     first = 0
     for block in row_blocks(info):
+        if rows is not None:
+            yield encode(with_rows(as_floats(block), rows, first), "F32", target, name)
+            first += len(block)
+            continue
         if factors is None:
             yield encode(block, info.dtype, target, name)
             continue
@@ -106,6 +111,14 @@ def merged_blocks(weights: WeightFolder, lora: LoraAdapter, name: str, target: s
             update *= (factors.magnitude[first : first + len(block)] / row_lengths(update))[:, None]
         first += len(block)
         yield encode(update, "F32", target, name)
+
+
+def with_rows(block: NDArray[np.float32], rows: TokenRows, first: int) -> NDArray[np.float32]:
+    """A block of the embedding or the head, from row `first` on, with the trained rows in their places."""
+    where, places = TrainedRows(rows.ids).among(slice(first, first + len(block)))
+    mixed = block.copy()
+    mixed[where] = rows.values[places]
+    return mixed
 
 
 def files_of(weights: WeightFolder, total: int) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """From a run or a model folder to GGUF files and their certificate: merge, convert, quantise, and prove every hop."""
 
 import importlib.metadata
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,7 +17,7 @@ from edgetune.adapters.open import open_adapter
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder
 from edgetune.config import QuantizeBase
-from edgetune.errors import ConfigError, VerificationFailed
+from edgetune.errors import BeyondRange, ConfigError, VerificationFailed
 from edgetune.events import Event, HopScored, Progress, Warned
 from edgetune.export.certificate import (
     EXACT,
@@ -102,15 +103,16 @@ def export(
         prover = Prover(source, spec, reference, workers, on_event)
         prover.own_models(temporary)
         merged = temporary / "merged" if source.adapter else source.model
-        float16 = temporary / f"{name}-F16.gguf"
-        write_gguf(merged, float16, "F16", on_event, name=source.name)
-        hops = {"F16": prover.gguf("F16", float16, EXACT, full=True)}
-        for kind in [kind for kind in wanted if kind != "F16"]:
+        first, prover.first_reason = write_first(merged, temporary / f"{name}-F16.gguf", wanted, on_event, source.name)
+        prover.first = first
+        floats = temporary / f"{name}-{first}.gguf"
+        hops: dict[str, Hop] = {first: prover.gguf(first, floats, EXACT, full=True)}
+        for kind in [kind for kind in wanted if kind != first]:
             path = temporary / f"{name}-{kind}.gguf"
             if kind in WRITTEN_BY_US:
                 write_gguf(merged, path, WRITTEN_BY_US[kind], on_event, name=source.name)
             else:
-                quantize(float16, path, kind, on_event)
+                quantize(floats, path, kind, on_event)
             hops[kind] = prover.gguf(kind, path, EXACT if kind in ("F32", "BF16") else QUANTIZED)
         if adapter is not None:
             path = temporary / f"{name}-adapter.gguf"
@@ -135,6 +137,30 @@ def checked_adapter(source: Source, spec: ModelSpec) -> LoraAdapter:
     return adapter
 
 
+def write_first(model: Path, float16: Path, wanted: Sequence[str], on_event: OnEvent, title: str) -> tuple[Kind, str]:
+    """Writes the floats that are proved first and that the others are quantised from; gives their type, and why it is not F16.
+
+    F32 or BF16 serve where one of them is asked for and F16 is not, or where F16 cannot hold the model.
+
+    Raises:
+        ModelError: the model has no GGUF form, or F16 is asked for and cannot hold it.
+    """
+    asked: Kind | None = "F32" if "F32" in wanted else "BF16" if "BF16" in wanted else None
+    reason = "F16 was not asked for"
+    if "F16" in wanted or asked is None:
+        try:
+            write_gguf(model, float16, "F16", on_event, name=title)
+            return "F16", ""
+        except BeyondRange as error:
+            if "F16" in wanted:
+                raise
+            reason = error.message
+            on_event(Warned(message=f"{reason}: BF16 takes F16's place", hint="the certificate has it all the same"))
+    first = asked or "BF16"
+    write_gguf(model, float16.with_name(float16.name.replace("-F16.gguf", f"-{first}.gguf")), first, on_event, name=title)
+    return first, reason
+
+
 def bytes_per_parameter(kinds: Sequence[str], merges: bool) -> float:
     """What an export needs on the disk at once: the merged model, the F16 file, and those that are asked for."""
     sizes = {"F32": 4.0, "F16": 0.0, "BF16": 2.0}
@@ -148,6 +174,8 @@ class Prover:
         self.source, self.spec, self.reference, self.workers, self.on_event = source, spec, reference, workers, on_event
         self.hops: list[Hop] = []
         self.tokens = self.ends = self.trained_on = None
+        self.first: Kind = "F16"
+        self.first_reason = ""
         self.base_loss = 0.0
 
     def own_models(self, temporary: Path) -> None:
@@ -201,8 +229,8 @@ class Prover:
         return hop
 
     def gguf_adapter(self, file: Path, base: Path) -> Hop:
-        """An adapter's GGUF in llama.cpp, on a float16 GGUF of the base that is written for this."""
-        write_gguf(self.source.model, base, "F16", self.on_event)
+        """An adapter's GGUF in llama.cpp, on a GGUF of the base in floats that is written for this."""
+        write_gguf(self.source.model, base, self.first, self.on_event)
         context = max(len(row.tokens) for row in self.reference.rows) + 8
         with LlamaChild(base, context=context, cache_type="f32", gpu_layers=0) as child:
             child.adapt([(file, 1.0)])
@@ -243,6 +271,8 @@ class Prover:
             tokens=self.reference.tokens,
             base_loss=self.base_loss,
             trained_on=self.trained_on,
+            first=self.first,
+            first_reason=self.first_reason,
             hops=self.hops,
             tokenizer=self.tokens,
             turn_end=self.ends,
@@ -269,9 +299,12 @@ def file_name(name: str) -> str:
 
 @contextmanager
 def scratch(out: Path) -> Generator[Path]:
-    """A folder beside the files for what is only needed on the way; a killed export's is swept by the next one."""
+    """A folder beside the files for what is only needed on the way; a killed export's is swept by the next one.
+
+    Its name holds the process's number, so that an export into the same folder leaves a running one's alone.
+    """
     with disk_errors(out):
-        folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=out))
+        folder = Path(tempfile.mkdtemp(prefix=".export-", suffix=f".{os.getpid()}.part", dir=out))
     try:
         yield folder
     finally:
@@ -295,7 +328,7 @@ def hand_over(certificate: Certificate, files: Sequence[Exported], temporary: Pa
     path = write_certificate(certificate, out)
     reasons = certificate.refusals
     lost = [hop.name for hop in certificate.hops if hop.verdict == "refused"]
-    everything = len(reasons) > len(lost) or "merged" in lost or "GGUF F16" in lost
+    everything = len(reasons) > len(lost) or "merged" in lost or f"GGUF {certificate.first}" in lost
     kept = [file for file in files if not everything and file.hop.verdict == "proved"]
     with disk_errors(out):
         for file in files:

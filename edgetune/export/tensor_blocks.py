@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgetune.architecture.weights import to_bfloat16
 from edgetune.backend.numpy_weights import as_floats, from_bfloat16
-from edgetune.errors import ModelError
+from edgetune.errors import BeyondRange, ModelError
 
 INFINITIES = {"F16": 0x7C00, "BF16": 0x7F80}  # the bits of infinity; all above are not numbers
 LIMITS = {"F16": 65504.0, "BF16": 3.3895e38, "F32": 3.4028e38, "Q8_0": 127 * 65504.0}
@@ -20,7 +20,8 @@ def encode(stored: NDArray[Any], source: str, target: str, name: str) -> NDArray
     """A stored block of type `source` as the bits of type `target`: F32, F16, BF16 or Q8_0 (gguf's blocks of 32).
 
     Raises:
-        ModelError: it holds a value that is not a number, or is beyond what the target can hold.
+        ModelError: it holds a value that is not a number.
+        BeyondRange: it holds one that is beyond what the target can hold.
     """
     if source == target:
         encoded = stored
@@ -52,14 +53,14 @@ def check_range(values: NDArray[np.float32], target: str, name: str) -> None:
     """Says which value a type cannot hold.
 
     Raises:
-        ModelError: there is one.
+        ModelError: there is one; BeyondRange where it is finite.
     """
     largest = float(np.abs(values).max(initial=0))
     if not np.isfinite(largest):
         raise ModelError(f"{name} holds a value that is not a number", hint="the model is damaged, or its training diverged")
     if largest >= LIMITS[target]:
         message = f"{name} holds {largest:.6g}, more than {target}'s {LIMITS[target]:.6g}"
-        raise ModelError(message, hint="write BF16 or F32 instead")
+        raise BeyondRange(message, hint="write BF16 or F32 instead")
 
 
 @cache

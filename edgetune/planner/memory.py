@@ -131,12 +131,13 @@ def memory_parts(
 
 
 def trained_parameters(spec: ModelSpec, adapter: AdapterConfig) -> int:
-    """How many numbers are trained: those of the factors, and DoRA's magnitudes, or all."""
+    """How many numbers are trained: those of the factors, DoRA's magnitudes and rows of tokens, or all."""
     if adapter.method == "full":
         return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
     shapes = adapted_paths(spec, adapter.targets, adapter.layers).values()
-    magnitudes = sum(outputs for outputs, _ in shapes) if adapter.method == "dora" else 0
-    return magnitudes + sum(adapter.rank * (outputs + inputs) for outputs, inputs in shapes)
+    besides = sum(outputs for outputs, _ in shapes) if adapter.method == "dora" else 0
+    besides += len(adapter.train_tokens) * spec.dim * (1 if spec.tied else 2)
+    return besides + sum(adapter.rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def block_parameters(spec: ModelSpec) -> int:
@@ -165,7 +166,9 @@ def kept_floats(spec: ModelSpec, adapter: AdapterConfig, time: int, recompute: b
 
 def trained_layers(spec: ModelSpec, adapter: AdapterConfig) -> int:
     """How many layers, from the last one down, a backward passes through."""
-    return spec.layers if adapter.method == "full" or adapter.layers == "all" else min(adapter.layers, spec.layers)
+    if adapter.method == "full" or adapter.layers == "all" or adapter.train_tokens:
+        return spec.layers
+    return min(adapter.layers, spec.layers)
 
 
 def block_floats(spec: ModelSpec) -> int:

@@ -81,7 +81,7 @@ class PrefixCache:
 
     def write(self, file: Path, stream: Floats) -> None:
         """Writes a file, which is flushed later. A full disk ends the writing."""
-        part = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.part")
+        part = file.with_name(f".{file.name}.{threading.get_ident()}.{os.getpid()}.part")
         data = stream.astype("<f4", copy=False).tobytes()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -214,7 +214,7 @@ class Run:
             start = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
             ids = [*start, *self.tokenizer.encode(prompt)]
         end_ids = self.template.end_ids if self.template else self.tokenizer.end_ids
-        generator = Generator(self.model, self.parameters, self.runner.generator_weights())
+        generator = Generator(self.model, {}, new_ops=self.runner.cached_ops)
         return self.tokenizer.decode(list(generator.stream(ids, max_tokens=SAMPLE_TOKENS, end_ids=end_ids)))
 
     @property

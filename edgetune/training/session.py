@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from edgetune.adapters.dora import matrices_of, with_magnitudes
 from edgetune.adapters.lora import LoraAdapter, adapted_paths, check_fits, new_lora, scale_of
 from edgetune.adapters.open import open_adapter
 from edgetune.adapters.peft import write_peft
+from edgetune.adapters.tokens import begun_tokens, token_ids
 from edgetune.architecture.load import Source, as_stored, build_model, check_shapes, parameter_shapes, trained_copy
 from edgetune.architecture.quantized_base import QuantizedBase, base_bytes
 from edgetune.architecture.save import STORED_TYPES, copy_side_files, roomy, write_arrays
@@ -79,6 +80,7 @@ class Prepared:
     problems: list[Problem]
     data_fingerprint: str
     now: str  # ISO 8601
+    token_ids: tuple[int, ...] = ()  # of adapter.train_tokens
 
     @property
     def lengths(self) -> list[int]:
@@ -124,6 +126,7 @@ def prepare(
     if tokenizer is not None and not tokenizer.fits(spec.vocab):
         message = f"the tokenizer has {tokenizer.vocab_size} tokens, config.json and the embedding {spec.vocab}"
         raise ModelError(message, file=folder, hint="tokenizer and weights do not belong together")
+    trained_tokens = token_ids(config.adapter, tokenizer, spec.vocab)
     now = now or datetime.now().isoformat(timespec="seconds")
     template = load_template(folder, tokenizer, now=now) if tokenizer is not None else None
     if config.checks.samples and tokenizer is None:
@@ -133,7 +136,8 @@ def prepare(
     rows = hashlib.sha256("\n".join(each.fingerprint for each in (data, *others)).encode()).hexdigest()
     fingerprint = data_fingerprint(rows, tokenizer.fingerprint if tokenizer else "", template.fingerprint if template else "")
     problems = [problem for dataset in (data, *others) for problem in dataset.problems]
-    return Prepared(config, folder, spec, weights, tokenizer, template, train, valid, problems, fingerprint, now)
+    data_of = (tokenizer, template, train, valid, problems, fingerprint, now)
+    return Prepared(config, folder, spec, weights, *data_of, trained_tokens)
 
 
 def check_quantize_base(config: RunConfig, weights: WeightFolder | None) -> None:
@@ -372,6 +376,7 @@ def base_fingerprint(prepared: Prepared, adapter: LoraAdapter | None) -> str:
     """A hash of what is trained upon: config.json's numbers, the weights, and the scales of the adapter that is begun with."""
     weights = prepared.weights.fingerprint if prepared.weights else "drawn anew"
     scales = [f"{path} {factors.scale}" for path, factors in adapter.factors.items()] if adapter else []
+    scales += [f"{path} {rows.ids}" for path, rows in adapter.tokens.items()] if adapter else []
     return hashlib.sha256("\n".join([repr(prepared.spec), weights, *scales]).encode()).hexdigest()
 
 
@@ -388,11 +393,12 @@ def start_adapter(prepared: Prepared, on_event: OnEvent) -> LoraAdapter:
     """A new adapter, or the one that the config starts from: that keeps its ranks, scales and places, and says so.
 
     Raises:
-        ConfigError: the one to start from has magnitudes, and method lora trains none.
+        ConfigError: the one to start from has magnitudes, and method lora trains none; or it trains other tokens.
     """
-    config = prepared.config
+    config, spec = prepared.config, prepared.spec
     if not config.adapter.init_from:
-        return new_lora(prepared.spec, config.adapter, config.training.seed, base_name(config.model))
+        new = new_lora(spec, config.adapter, config.training.seed, base_name(config.model))
+        return replace(new, tokens=begun_tokens(prepared.token_ids, spec, prepared.weights))
     given = open_adapter(Path(config.adapter.init_from))
     check_fits(given, prepared.spec)
     if given.is_dora and config.adapter.method != "dora":
@@ -403,7 +409,11 @@ def start_adapter(prepared: Prepared, on_event: OnEvent) -> LoraAdapter:
     if not alike or given.factors.keys() != places.keys():
         message = f"the adapter that it starts from keeps its own {len(given.factors)} modules, ranks and scales"
         on_event(Warned(message=message, hint="adapter.rank, alpha, rslora, targets and layers count for new adapters only"))
-    return LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora)
+    tokens = given.tokens or begun_tokens(prepared.token_ids, spec, prepared.weights)
+    if prepared.token_ids and any(set(rows.ids) != set(prepared.token_ids) for rows in tokens.values()):
+        message = "adapter.train_tokens are not those of the adapter that it starts from"
+        raise ConfigError(message, hint="leave train_tokens out: the adapter keeps its own")
+    return LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora, tokens)
 
 
 def base_name(model: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
 from edgetune.adapters.open import adapter_folder
-from edgetune.backend.choice import choose_backend
+from edgetune.backend.choice import NUMPY, Backend, choose_backend
 from edgetune.config import DataConfig, RunConfig
 from edgetune.errors import ConfigError, DataError, TemplateError
 from edgetune.evaluation.score import Evaluation, evaluate
@@ -54,7 +54,7 @@ def evaluate_rows(
     on_event: OnEvent,
     backend: str = "numpy",
 ) -> Evaluated:
-    """Scores a model on the rows of files. Answers for a task are made with NumPy on every backend.
+    """Scores a model on the rows of files, and with a task its answers.
 
     Raises:
         ConfigError: an unknown task; MLX is asked for and not installed.
@@ -74,7 +74,7 @@ def evaluate_rows(
         return Evaluated(scores)
     if tokenizer is None:
         raise ConfigError("--task needs a tokenizer, the model folder has none", hint="leave --task out")
-    answers = answered(opened, tokenizer, template, questions_of(files), on_event)
+    answers = answered(opened, tokenizer, template, questions_of(files), on_event, chosen)
     return Evaluated(scores, metric([each.reply for each in answers], [each.reference for each in answers]), answers)
 
 
@@ -84,13 +84,14 @@ def answered(
     template: ChatTemplate | None,
     questions: Sequence[Question],
     on_event: OnEvent,
+    backend: Backend = NUMPY,
 ) -> list[Answered]:
     """The model's answers, with progress."""
 
     def told(done: int) -> None:
         on_event(Progress(stage="answering", done=done, total=len(questions), unit="questions"))
 
-    return answer_all(model, tokenizer, template, questions, workers=worker_count(), on_answer=told)
+    return answer_all(model, tokenizer, template, questions, workers=worker_count(), on_answer=told, backend=backend)
 
 
 def questions_of(files: Sequence[Path]) -> list[Question]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgetune.architecture.load import parameter_shapes
 from edgetune.architecture.spec import read_spec
-from edgetune.architecture.weights import save_safetensors, stored_as
+from edgetune.architecture.weights import WeightFolder, save_safetensors, stored_as
 from edgetune.text.byte_level import BYTE_OF
 
 TEXT = """the cat sat on the mat and the dog ran to the house in 1984 and 2026 what's it to you? it's the end, isn't it
@@ -263,6 +263,7 @@ class Case(NamedTuple):
     asset: str = ""
     shards: int = 1
     padding: int = 0  # rows of the embedding that no token has
+    sees: bool = False  # a multimodal model, whose text part this is
 
 
 LLAMA3_SCALING = {
@@ -361,6 +362,7 @@ CASES = {
     "gemma2": Case("gemma2", "sentencepiece", "BF16", ALL, GEMMA2),
     "gemma2-large-heads": Case("gemma2", "sentencepiece", "F32", ("F16",), {**GEMMA2, "num_hidden_layers": 3, **WIDE}),
     "gemma3": Case("gemma3_text", "sentencepiece", "BF16", ALL, {**GEMMA3, "num_hidden_layers": 7}),
+    "gemma3-that-sees": Case("gemma3_text", "sentencepiece", "BF16", ("F16", "BF16"), GEMMA3, sees=True),
     "gemma3-linear-local-base": Case(
         "gemma3_text",
         "sentencepiece",
@@ -420,4 +422,21 @@ def build(name: str, folder: Path, assets: Path | None) -> Case:
             size = write_byte_level(folder, case.tokenizer, chat, names, CHATML, kind)
         write_config(folder, case.family, size + case.padding, **case.config)
     write_weights(folder, case.dtype, case.shards)
+    if case.sees:
+        wrap(folder)
     return case
+
+
+def wrap(folder: Path) -> None:
+    """Makes a text model's folder that of a model which also sees, as transformers writes it."""
+    text = json.loads((folder / "config.json").read_text())
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "mm_tokens_per_image": 1}
+    (folder / "config.json").write_text(json.dumps({**outer, "text_config": text, "vision_config": vision}))
+    weights = WeightFolder(folder)
+    arrays = {f"language_model.{name}": np.array(weights.raw(name)) for name in weights.tensors}
+    arrays["vision_tower.embeddings.patch_embedding.bias"] = np.zeros(16, np.uint16)
+    arrays["multi_modal_projector.mm_soft_emb_norm.weight"] = np.ones(16, np.uint16)
+    types = [(name, "BF16", array.shape) for name, array in arrays.items()]
+    (folder / "model.safetensors").unlink()
+    save_safetensors(folder / "model.safetensors", types, lambda name: arrays[name])

@@ -23,7 +23,7 @@ sys.path.insert(0, sys.argv[1])
 import conversion
 import gguf
 from conversion.base import ModelBase, TextModel
-from gguf_models import CASES, CLASSES, PRE_TOKENIZERS, build
+from gguf_models import CASES, PRE_TOKENIZERS, build
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
@@ -35,7 +35,7 @@ def convert(folder: Path, family: str, tokenizer: str, kind: str, out: Path) -> 
         TextModel.get_vocab_base_pre = lambda self, given: tokenizer
     else:
         TextModel.get_vocab_base_pre = REAL_PRE
-    model = ModelBase.from_model_architecture(CLASSES[family])
+    model = ModelBase.from_model_architecture(json.loads((folder / "config.json").read_text())["architectures"][0])
     model(folder, getattr(gguf.LlamaFileType, FILE_TYPES[kind]), out, model_name="a title").write()
 
 

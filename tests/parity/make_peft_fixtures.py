@@ -61,6 +61,15 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "qwen3-mlp": dict(model="qwen3-untied-bias", r=2, lora_alpha=7, target_modules=MLP),
     "llama-dora": dict(model="llama", lora_alpha=8, **EVERYWHERE, use_dora=True),
     "qwen2-dora": dict(model="qwen2", r=3, lora_alpha=4, target_modules=["q_proj", "o_proj", "up_proj"], use_dora=True),
+    "llama-tokens-tied": dict(model="llama-tied", lora_alpha=4, **EVERYWHERE, trainable_token_indices=[59, 3, 17, 40, 5]),
+    "llama-tokens-untied": dict(
+        **dict(model="llama", r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"]),
+        trainable_token_indices={"embed_tokens": [8, 60, 2], "lm_head": [8, 60, 2]},
+    ),
+    "gemma2-tokens-dora": dict(
+        **dict(model="gemma2", r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], use_dora=True),
+        trainable_token_indices=[4, 11, 30, 52],
+    ),
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "llama-cosine": dict(
@@ -91,6 +100,18 @@ TRAININGS: dict[str, dict[str, Any]] = {
         adapter="qwen2-dora", b_deviation=0.0, lengths=[13, 20] * 4, batch=1, accumulate=2,
         rate=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, betas=(0.9, 0.99), eps=1e-8, clip=0.0,
     ),
+    "llama-tokens-tied": dict(
+        adapter="llama-tokens-tied", b_deviation=0.3, lengths=[16, 24] * 4, batch=2, accumulate=1,
+        rate=5e-3, schedule="cosine", warmup=0.1, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
+    ),
+    "llama-tokens-untied": dict(
+        adapter="llama-tokens-untied", b_deviation=0.3, lengths=[24, 18] * 4, batch=2, accumulate=1,
+        rate=5e-3, schedule="linear", warmup=0.1, weight_decay=0.02, betas=(0.9, 0.99), eps=1e-8, clip=0.0,
+    ),
+    "gemma2-tokens-dora": dict(
+        adapter="gemma2-tokens-dora", b_deviation=0.3, lengths=[20, 15] * 4, batch=1, accumulate=2,
+        rate=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
+    ),
     "llama-plus": dict(
         adapter="llama-some", b_deviation=0.3, lengths=[16, 9] * 4, batch=2, accumulate=1, rate_ratio=8.0,
         rate=2e-3, schedule="cosine", warmup=0.1, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip=1.0,
@@ -109,7 +130,7 @@ def adapted(case: dict[str, Any], b_deviation: float, folder: Path) -> PeftModel
     """The model with an adapter whose arrays are drawn by random_model.py."""
     values = {key: value for key, value in case.items() if key != "model"}
     model = get_peft_model(load(case["model"], folder / "base"), LoraConfig(task_type="CAUSAL_LM", bias="none", **values))
-    own = {name: value for name, value in model.named_parameters() if "lora_" in name}
+    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
     keys = {name: saved_key(name) for name in own}
     arrays = adapter({keys[name]: tuple(value.shape) for name, value in own.items()}, SEED, b_deviation)
     with torch.no_grad():
@@ -120,7 +141,7 @@ def adapted(case: dict[str, Any], b_deviation: float, folder: Path) -> PeftModel
 
 def saved_key(name: str) -> str:
     """A parameter's key in PEFT's file: magnitudes have no .weight there."""
-    return name.replace("vector.default.weight", "vector").replace(".default.", ".")
+    return name.replace("vector.default.weight", "vector").replace(".default.", ".").removesuffix(".default")
 
 
 def describe(name: str, folder: Path) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def write_adapter(name: str, folder: Path, b_deviation: float = 0.5) -> Path:
 
 def pefts_key(name: str) -> str:
     """The key in PEFT's file of an array of ours: magnitudes have no .weight there."""
+    if name.endswith("tokens_delta"):
+        return f"base_model.model.{name.replace('.trainable', '.token_adapter.trainable')}"
     return f"base_model.model.{name}{'' if name.endswith('vector') else '.weight'}"
 
 

@@ -95,10 +95,10 @@ def test_targets_that_are_parts_of_a_fused_layer_stand_for_the_whole(tmp_path: P
     assert said["target_modules"] == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
 
 
-def test_a_multimodal_folder_is_named_as_such(tmp_path: Path) -> None:
+def test_a_multimodal_folder_of_another_family_is_named_as_such(tmp_path: Path) -> None:
     text = FAMILIES["gemma3-pattern"]
     write_model(tmp_path, text, 3)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": {}}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma9", "text_config": text, "vision_config": {}}))
     weights = WeightFolder(tmp_path)
     save(tmp_path / "model.safetensors", {f"language_model.{name}": weights.floats(name) for name in weights.tensors})
     with pytest.raises(ModelError, match="language_model"):

@@ -43,6 +43,7 @@ DIFFER: dict[str, set[str]] = {
     "gemma2": FROM_THE_PIECES | {"rope.freq_base"},  # the converter leaves it to what the graph assumes
     "gemma2-large-heads": FROM_THE_PIECES | {"rope.freq_base"},
     "gemma3": FROM_THE_PIECES,
+    "gemma3-that-sees": FROM_THE_PIECES,
     "gemma3-linear-local-base": FROM_THE_PIECES,
     "phi3-window": {"context_length"},
     # The converter's key for an attention factor is not read by the llama graph; ours is.

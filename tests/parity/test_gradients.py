@@ -16,6 +16,8 @@ from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm
 from edgetune.backend.rope import Rope
 
 TIME, DIM, VOCAB = 11, 6, 23
+pytestmark = pytest.mark.slow  # together
+
 SPANS = ((0, 7), (7, 8), (8, 11))
 STEP = 1e-6
 Arrays = dict[str, np.ndarray]

@@ -94,6 +94,18 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder_or_none(tmp_path: Path, poin
     assert left_behind(tmp_path) == []
 
 
+def test_what_a_running_process_writes_is_not_swept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        alive, gone = tmp_path / f".export-abc.{other.pid}.part", tmp_path / f".file.{other.pid}.part"
+        alive.mkdir()
+        gone.write_text("half")
+        sweep(tmp_path)
+        assert alive.is_dir() and gone.is_file()
+        other.communicate(b"\n")
+    sweep(tmp_path)
+    assert left_behind(tmp_path) == []
+
+
 @pytest.mark.parametrize("action", ["enospc", "edquot", "efbig"])
 def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     monkeypatch.setenv("EDGETUNE_FAULT", f"file-written:1:{action}")

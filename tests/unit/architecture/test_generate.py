@@ -9,11 +9,12 @@ import pytest
 from random_model import write_model
 
 from edgetune.adapters.lora import adapted_paths
-from edgetune.architecture import generate
-from edgetune.architecture.generate import CachedOps, Generator, Memory, Sampling, sample
+from edgetune.architecture.generate import Generator, Memory, Sampling, sample
 from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
 from edgetune.architecture.transformer import Model, logits
+from edgetune.backend import numpy_cache
+from edgetune.backend.numpy_cache import CachedOps
 from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.ops import Adapter, Row
@@ -86,7 +87,7 @@ def test_the_cache_gives_the_logits_of_the_whole_at_every_position(model: Model,
 
 def test_blocks_of_queries_continue_a_cache(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long prompt is played in blocks; with the window open across them."""
-    monkeypatch.setattr(generate, "QUERIES", 4)
+    monkeypatch.setattr(numpy_cache, "QUERIES", 4)
     ids = np.random.default_rng(1).integers(0, 50, LENGTH).astype(np.int32)
     expected, generator, ops = whole(model, ids), Generator(model, {}), CachedOps({})
     for start, stop in ((0, 11), (11, 24), (24, 30)):

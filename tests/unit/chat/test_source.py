@@ -15,6 +15,8 @@ from edgetune.errors import ChildFailed, ConfigError, ModelError, TemplateError
 from edgetune.export.gguf_file import write_gguf
 from tests.faults.gguf_bytes import decode, write_lora
 
+pytestmark = pytest.mark.slow  # together
+
 GREEDY = Settings(max_tokens=5, temperature=0)
 
 

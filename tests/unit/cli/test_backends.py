@@ -10,9 +10,12 @@ import pytest
 pytest.importorskip("mlx.core", reason="MLX is not installed: pip install 'edgetune[mlx-cpu]'")
 
 from edgetune.architecture.weights import load_arrays
+from edgetune.backend.numpy_cache import CachedOps
 from edgetune.cli.main import main
 from edgetune.events import RunStarted, SampleWritten, StepFinished, ValidationFinished, read
 from edgetune.training import session
+
+pytestmark = pytest.mark.slow  # together
 
 CONFIG = """model = "{model}"
 [data]
@@ -91,8 +94,14 @@ def test_a_run_goes_on_with_the_backend_that_it_was_begun_with(
     assert (run / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_eval_and_plan_on_mlx(tiny_model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_and_plan_on_mlx(
+    tiny_model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("eval", "--model", tiny_model, "--data", rows, "--per-token")
+    with monkeypatch.context() as patch:
+        patch.setattr(CachedOps, "advance", lambda ops, time: pytest.fail("MLX's answers are made by MLX"))
+        answered = edgetune(capsys, *arguments, "--task", "exact", "--backend", "mlx")["answers"]
+    assert answered == edgetune(capsys, *arguments, "--task", "exact", "--backend", "numpy")["answers"] and answered
     numpy, mlx = (edgetune(capsys, *arguments, "--backend", name) for name in ("numpy", "mlx"))
     assert mlx["loss"] == pytest.approx(numpy["loss"], rel=1e-6) and mlx["tokens"] == numpy["tokens"]
     for ours, others in zip(mlx["rows"], numpy["rows"], strict=True):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,9 @@ from edgetune.adapters.lora import LoraAdapter, LoraFactors
 from edgetune.adapters.peft import write_peft
 from edgetune.architecture.load import load_model
 from edgetune.architecture.spec import read_spec
-from edgetune.architecture.weights import WeightFolder, save_arrays
-from edgetune.errors import AdapterError, ChildFailed, ConfigError, DiskFull, InputError, VerificationFailed
-from edgetune.events import Event, HopScored, Progress
+from edgetune.architecture.weights import WeightFolder, save_arrays, save_safetensors, to_bfloat16
+from edgetune.errors import AdapterError, BeyondRange, ChildFailed, ConfigError, DiskFull, InputError, VerificationFailed
+from edgetune.events import Event, HopScored, Progress, Warned
 from edgetune.export import pipeline
 from edgetune.export.certificate import Certificate
 from edgetune.export.gguf_adapter import read_gguf_adapter
@@ -303,6 +305,59 @@ def test_what_a_killed_export_left_is_swept(source: Source, tmp_path: Path) -> N
     assert left_in(tmp_path) == ["certificate.json", "someone-tiny-F16.gguf"]
 
 
+def test_an_export_leaves_a_running_one_into_the_same_folder_alone(source: Source, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        scratch = tmp_path / f".export-abc.{other.pid}.part"
+        scratch.mkdir()
+        run(replace(source, adapter=None), ["F16"], tmp_path)
+        assert scratch.is_dir()
+        other.communicate(b"\n")
+    run(replace(source, adapter=None), ["F16"], tmp_path)
+    assert not scratch.exists()
+
+
+# ---- what F16 cannot hold ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide_numbers(source: Source, tmp_path: Path) -> Source:
+    """A bfloat16 model without an adapter, with one number beyond float16 that no row comes to feel."""
+    model = shutil.copytree(source.model, tmp_path / "model")
+    weights = WeightFolder(source.model)
+    arrays = {name: weights.floats(name) for name in weights.tensors}
+    arrays["model.layers.1.mlp.up_proj.weight"][3, 5] = 99840  # exact in bfloat16
+    arrays["model.layers.1.post_attention_layernorm.weight"][5] = 0  # nor does an activation: llama.cpp quantises those too
+    arrays["model.layers.1.mlp.down_proj.weight"][:, 3] = 0
+    save_safetensors(
+        model / "new.safetensors",
+        [(name, "BF16", array.shape) for name, array in arrays.items()],
+        lambda name: to_bfloat16(arrays[name]),
+    )
+    (model / "new.safetensors").replace(model / "model.safetensors")
+    return replace(source, model=model, adapter=None)
+
+
+@pytest.mark.parametrize(("kinds", "first"), [(["BF16"], "BF16"), (["F32", "BF16"], "F32"), (["Q6_K"], "BF16")])
+def test_another_type_of_floats_takes_f16s_place(kinds: list[str], first: str, wide_numbers: Source, tmp_path: Path) -> None:
+    result, events = run(wide_numbers, kinds, tmp_path / "out")
+    certificate = certificate_in(tmp_path / "out")
+    assert [file.kind for file in result.files] == kinds and certificate.first == first
+    names = [hop.name for hop in certificate.hops]
+    assert names == ["model", *(f"GGUF {kind}" for kind in dict.fromkeys([first, *kinds]))]
+    assert certificate.refusals == [] and certificate.hops[1].kl < 1e-3 and certificate.tokenizer is not None
+    tried = [event.message for event in events if isinstance(event, Warned)]
+    if kinds == ["Q6_K"]:
+        assert "up_proj.weight holds 99840, more than F16's 65504" in certificate.first_reason == tried[0].split(": BF16")[0]
+    else:
+        assert certificate.first_reason == "F16 was not asked for" and not tried
+
+
+def test_f16_is_refused_where_it_is_asked_for_and_cannot_be(wide_numbers: Source, tmp_path: Path) -> None:
+    with pytest.raises(BeyondRange, match="more than F16's 65504"):
+        run(wide_numbers, ["F16", "BF16"], tmp_path / "out")
+    assert left_in(tmp_path / "out") == []
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [("someone/tiny", "someone-tiny"), ("../../etc/passwd", "etc-passwd"), ("Ünï cödé", "n--c-d"), ("\x1b[31m", "x1b-31m"),
@@ -315,6 +370,6 @@ def test_a_model_s_name_becomes_a_file_s(name: str, file: str) -> None:
 def test_the_certificate_holds_just_what_it_says(source: Source, tmp_path: Path) -> None:
     run(replace(source, adapter=None), ["F16"], tmp_path)
     assert set(json.loads((tmp_path / "certificate.json").read_text())) == {
-        "format", "edgetune", "base", "held_out", "rows", "tokens", "base_loss", "trained_on", "hops", "tokenizer",
-        "turn_end",
+        "format", "edgetune", "base", "held_out", "rows", "tokens", "base_loss", "trained_on", "first", "first_reason", "hops",
+        "tokenizer", "turn_end",
     }  # fmt: skip

@@ -32,6 +32,8 @@ from edgetune.export.pipeline import Source, export
 from edgetune.text.examples import Example
 from edgetune.text.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow  # together
+
 BY_MLX_LM = Path(__file__).parents[2] / "parity" / "fixtures" / "mlx-quantized"
 
 

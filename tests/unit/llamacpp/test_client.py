@@ -14,6 +14,8 @@ from edgetune.llamacpp import LlamaChild, process, protocol
 from edgetune.llamacpp.batches import BATCH, OUTPUTS, parts
 from edgetune.llamacpp.process import environment
 
+pytestmark = pytest.mark.slow  # together
+
 STORY = "Once upon a time, there was a little girl named Lily."
 
 
