@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgetune.files import home
 from edgetune.workspace.run_state import RunState
 from tui.widgets.top_bar import Way
 
@@ -22,10 +23,24 @@ class Desk:
 
     def __init__(self) -> None:
         self.name = ""
+        self.base_model = ""
         self.run: Path | None = None
         self.state = RunState()
         self.way = Way()
         self.changed = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the project keeps its own files."""
+        return home()
+
+    @property
+    def data_arguments(self) -> list[str]:
+        """What names the project's rows to `edgetune data`."""
+        return []
+
+    def add_data(self, file: Path) -> None:
+        """One more file of rows."""
 
     @property
     def is_live(self) -> bool:
