@@ -33,7 +33,8 @@ def ring(output: Output, text: str) -> None:
     """Sends the notice, where standard error is a terminal that is not dumb."""
     if moves(output.err):
         with suppress(OSError):
-            print(notice(text, os.environ), end="", file=output.err, flush=True)
+            output.err.write(notice(text, os.environ))
+            output.err.flush()
 
 
 def run_command(output: Output, command: str, facts: Mapping[str, str | float | None]) -> None:
