@@ -31,6 +31,7 @@ class RunStarted(Event, frozen=True):
     train_tokens: int
     trained_tokens: int
     planned_peak_bytes: int
+    planned_seconds: float = 0.0  # of the whole run; 0: nobody planned them
     prepared_at: str = ""  # ISO 8601, local: what chat templates that print a date were told
 
 

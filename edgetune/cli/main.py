@@ -10,7 +10,23 @@ from typing import Annotated, Concatenate
 import typer
 import typer.main
 
-from edgetune.cli import adapter, bench, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, selftest, train
+from edgetune.cli import (
+    adapter,
+    bench,
+    chat,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    merge,
+    models,
+    plan,
+    report,
+    runs,
+    selftest,
+    train,
+)
 from edgetune.cli.crash import report_crash
 from edgetune.cli.options import Job, command
 from edgetune.cli.output import Output, one_line
@@ -58,6 +74,7 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
     "train": train.train,
     "resume": train.resume,
     "runs": runs.runs,
+    "report": report.report,
     "eval": evaluate.evaluate,
     "merge": merge.merge,
     "export": export.export,

@@ -7,11 +7,17 @@ from typing import Annotated
 import typer
 
 from edgetune.backend.launch import rank
+from edgetune.cli.notify import at_the_end
 from edgetune.cli.options import Backend, BackendName, Job, Settings
 from edgetune.cli.output import Styled
 from edgetune.cli.signals import StopSignals
 from edgetune.events import Event, RunFinished, RunStarted
 from edgetune.units import count, duration, rate, size
+
+Notify = Annotated[
+    str,
+    typer.Option(metavar="COMMAND", help="Run this at the end, without a shell; EDGETUNE_STATE and more tell how it went."),
+]
 
 
 def train(
@@ -20,6 +26,7 @@ def train(
     settings: Settings = [],  # noqa: B006 - typer makes its own list
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the run goes; left out, EDGETUNE_HOME/runs.")] = None,
     backend: Backend = BackendName.auto,
+    notify: Notify = "",
 ) -> None:
     """Train a run. Ctrl-C stops it after the step at hand, with everything saved."""
     from edgetune.config import load
@@ -30,7 +37,7 @@ def train(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.train(wanted, run, follower(job, stop), stop.requested, backend)
+        finished = training.train(wanted, run, follower(job, stop, notify), stop.requested, backend)
     report(job, finished)
 
 
@@ -41,6 +48,7 @@ def resume(
         bool, typer.Option(help="Go on although data, model or versions changed: the result will differ.")
     ] = False,
     backend: Backend = BackendName.auto,
+    notify: Notify = "",
 ) -> None:
     """Continue a run exactly where it stopped."""
     from edgetune.hardware import reexec_for_speed
@@ -51,11 +59,11 @@ def resume(
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.resume(folder, follower(job, stop), stop.requested, force, backend)
+        finished = training.resume(folder, follower(job, stop, notify), stop.requested, force, backend)
     report(job, finished)
 
 
-def follower(job: Job, stop: StopSignals) -> Callable[[Event], None]:
+def follower(job: Job, stop: StopSignals, notify: str = "") -> Callable[[Event], None]:
     """What hears the run's events; from its start on, a signal stops it with everything saved."""
 
     def follow(event: Event) -> None:
@@ -63,7 +71,9 @@ def follower(job: Job, stop: StopSignals) -> Callable[[Event], None]:
             stop.begin()
         if not rank():
             job.event(event)
+            told(event)
 
+    told = at_the_end(job.output, notify)
     return follow
 
 

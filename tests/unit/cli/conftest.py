@@ -1,6 +1,7 @@
 """What the commands' tests share."""
 
 import pytest
+from clock_fixtures import in_utc as in_utc
 
 from edgetune.planner import probe
 
