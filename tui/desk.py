@@ -210,9 +210,24 @@ class Desk:
         config = self.project.folder / f"{folder.name}.toml"
         with whole_file(config, "project") as part:
             part.write_text(to_toml(self.config), "utf-8")
-        store.spawn(["train", str(config), "--run", str(folder)], self.project.folder / f"{folder.name}.log")
+        store.spawn(["train", str(config), "--run", str(folder)], self.log_of(folder))
         self.open_run(folder)
         return folder
+
+    def resume_run(self) -> None:
+        """Takes the run that is open up where it stopped, in a new process.
+
+        Raises:
+            DiskFull, InputError: its log cannot be written.
+        """
+        if self.run and not self.alive:
+            store.spawn(["resume", str(self.run)], self.log_of(self.run))
+            self.looked = 0.0
+
+    def log_of(self, run: Path) -> Path:
+        """What a run's process writes besides its events."""
+        inside = self.project and run.parent == self.project.runs
+        return (self.project.folder if inside and self.project else run) / f"{run.name}.log"
 
     def look(self) -> None:
         """Looks whether the run's process lives, now and then."""
