@@ -6,6 +6,7 @@ Units are in the names: seconds, bytes, tokens; losses are nats per trained toke
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -51,8 +52,9 @@ class StepFinished(Event, frozen=True):
     gradient_norm: float
     tokens: int
     trained_tokens: int
-    seconds: float
+    seconds: float  # of work: without the time that the machine slept, or this process was held
     memory_bytes: int
+    rested_seconds: float = 0.0  # on purpose, before this step: to be added where time is told in advance
 
 
 class StepSkipped(Event, frozen=True):
@@ -63,6 +65,16 @@ class StepSkipped(Event, frozen=True):
     rows: list[str]
 
 
+class RolledBack(Event, frozen=True):
+    """Numbers that were not finite came again and again: the run goes on from an earlier checkpoint, at a lower rate."""
+
+    step: int
+    to_step: int
+    rate_factor: float  # of the config's rate, from now on
+    rows: list[str]  # file:line of those that it happened with
+    reason: str = ""
+
+
 class ValidationFinished(Event, frozen=True):
     """The loss on the held-out rows."""
 
@@ -71,6 +83,15 @@ class ValidationFinished(Event, frozen=True):
     tokens: int
     seconds: float
     best: bool
+
+
+class Diverged(Event, frozen=True):
+    """The loss on the held-out rows is far above the best: the run became worse. The best is kept."""
+
+    step: int
+    loss: float
+    best_loss: float
+    best_step: int
 
 
 class SampleWritten(Event, frozen=True):
@@ -125,6 +146,63 @@ class RunResumed(Event, frozen=True):
     step: int
 
 
+class KeptAwake(Event, frozen=True):
+    """The machine does not go to sleep by itself while the run trains; its display may."""
+
+    method: str  # how that is done, in the words of who does it
+    has_lid: bool = False  # a laptop: it sleeps nevertheless once it is closed
+
+
+class PowerChanged(Event, frozen=True):
+    """The plug was pulled, or put in again."""
+
+    step: int
+    source: Literal["mains", "battery"]
+    percent: float | None = None  # of the battery's charge
+
+
+class Throttled(Event, frozen=True):
+    """The machine has become slower than it was in this run, or hotter than it may be: the run rests between steps."""
+
+    step: int
+    percent: float  # slower than the run's own best pace, for the same work; not above 0: hot, but not slower
+    celsius: float | None = None
+    rest_share: float = 0.0  # of a step's time, after each step from now on
+
+
+class Recovered(Event, frozen=True):
+    """The machine is as fast, and as cool, as it should be: no more rests."""
+
+    step: int
+    seconds: float  # since it was throttled, without sleep
+    rested_seconds: float = 0.0
+
+
+class Slept(Event, frozen=True):
+    """The machine was asleep, or this process was held (SIGSTOP); no step's seconds count it."""
+
+    step: int
+    seconds: float
+    kind: Literal["asleep", "held"] = "asleep"
+
+
+class ClockChanged(Event, frozen=True):
+    """The wall clock was set: times of events before and after differ by this much more than passed."""
+
+    step: int
+    seconds: float  # below 0: back
+
+
+class MemoryShort(Event, frozen=True):
+    """There is hardly any memory left, or it is being swapped to the disk."""
+
+    step: int
+    available_bytes: int
+    swapped_bytes: int
+    recomputes: bool = False  # from now on activations are made again in the backward: the same numbers in less memory
+    servers: list[str] = field(default_factory=lambda: list[str]())  # other programs that hold models, with what they hold
+
+
 class RunStopped(Event, frozen=True):
     """Stopped before the end: everything is saved."""
 
@@ -145,6 +223,7 @@ class RunFinished(Event, frozen=True):
     tokens_per_second: float
     peak_bytes: int
     seconds: float
+    energy_joules: float | None = None  # of the whole run, as far as it could be read
 
 
 class RunFailed(Event, frozen=True):
@@ -166,8 +245,9 @@ class HopScored(Event, frozen=True):
 
 
 AnyEvent = (
-    RunStarted | RowsLeftOut | StepFinished | StepSkipped | ValidationFinished | SampleWritten | CheckpointSaved
-    | CheckpointRejected | Warned | Progress | RunPaused | RunResumed | RunStopped | RunFinished | RunFailed | HopScored
+    RunStarted | RowsLeftOut | StepFinished | StepSkipped | RolledBack | ValidationFinished | Diverged | SampleWritten
+    | CheckpointSaved | CheckpointRejected | Warned | Progress | RunPaused | RunResumed | KeptAwake | PowerChanged | Throttled
+    | Recovered | Slept | ClockChanged | MemoryShort | RunStopped | RunFinished | RunFailed | HopScored
 )  # fmt: skip
 ENCODER = msgspec.json.Encoder()
 DECODER = msgspec.json.Decoder(AnyEvent)

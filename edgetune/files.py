@@ -1,24 +1,25 @@
-"""Files that are whole or absent, names that stay inside their folder, and the faults that tests put in between.
+"""Files that are whole or absent, and names that stay inside their folder.
 
 Every durable file is written beside its place under a temporary name, flushed to the disk, renamed, and the folder is
-flushed too. `EDGETUNE_FAULT="point:nth:action"` makes the nth passage of a named point fail (kill, enospc, eio, sleep):
-the fault tests walk over all points.
+flushed too. All writing goes through here, so that every write, flush and rename has a name for the fault tests (faults.py).
 """
 
 import errno
+import glob
 import hashlib
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Self
 
 from edgetune.errors import DiskFull, InputError
+from edgetune.faults import fault
 
 CHUNK = 1 << 20
 UNWRITABLE = {
@@ -32,24 +33,6 @@ UNWRITABLE = {
     errno.EIO,
 }
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-passages: dict[str, int] = {}
-
-
-def fault(point: str) -> None:
-    """A named place where a test can make the process die or the disk fail."""
-    plan = os.environ.get("EDGETUNE_FAULT", "")
-    if not plan:
-        return
-    wanted, nth, action = plan.split(":")
-    passages[point] = passages.get(point, 0) + 1
-    if wanted != point or passages[point] != int(nth):
-        return
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "sleep":
-        time.sleep(3600)
-    else:
-        raise OSError(getattr(errno, action.upper()), os.strerror(getattr(errno, action.upper())), point)
 
 
 @contextmanager
@@ -96,17 +79,14 @@ def whole_file(path: Path, point: str = "file") -> Generator[Path]:
         InputError: the place cannot be written.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = part_of(path)
     try:
         with disk_errors(path):
             fault(f"{point}-open")
             yield part
             fault(f"{point}-written")
             flush(part)
-            fault(f"{point}-flushed")
-            os.replace(part, path)
-            fault(f"{point}-renamed")
+            move(part, path, point)
             flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
@@ -120,26 +100,77 @@ def whole_folder(path: Path, point: str = "folder") -> Generator[Path]:
         DiskFull: the disk has no more room; nothing is left behind.
         InputError: the place cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        part = part_of(path)
     try:
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             fault(f"{point}-open")
             yield part
             fault(f"{point}-written")
-            for file in sorted(part.rglob("*")):
+            for file in [*sorted(part.rglob("*")), part]:
+                fault(f"{point}-flush")
                 flush(file)
-            flush(part)
-            fault(f"{point}-flushed")
             if path.exists():
                 discard(path, point)
-            os.rename(part, path)
-            fault(f"{point}-renamed")
+            move(part, path, point)
             flush(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+class Written(NamedTuple):
+    """What a file holds: its size, and its SHA-256 in hexadecimal; empty where that was not asked for."""
+
+    bytes: int
+    sha256: str
+
+
+class NewFile:
+    """A file that is not there yet, written from its beginning: one of whole_folder's, or whole_file's part."""
+
+    def __init__(self, path: Path, point: str, hashed: bool = False):
+        self.point, self.size = point, 0
+        self.digest = hashlib.sha256() if hashed else None
+        self.file = path.open("xb")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Adds bytes. Each time is a passage of the point: a test can leave a file that is half there."""
+        fault(self.point)
+        self.file.write(data)
+        self.size += memoryview(data).nbytes
+        if self.digest:
+            self.digest.update(data)
+
+    @property
+    def written(self) -> Written:
+        """What was written so far."""
+        return Written(self.size, self.digest.hexdigest() if self.digest else "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def write_file(path: Path, content: str | bytes, point: str) -> None:
+    """Writes a small file of a folder that whole_folder gives, or whole_file's part."""
+    fault(point)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def copy_file(source: Path, path: Path, point: str) -> None:
+    """Copies a file to such a place."""
+    fault(point)
+    shutil.copyfile(source, path)
+
+
+def move(part: Path, path: Path, point: str) -> None:
+    """Gives a file or folder that is whole and flushed its own name. The caller flushes the folder around it."""
+    fault(f"{point}-flushed")
+    os.replace(part, path)
+    fault(f"{point}-renamed")
 
 
 def discard(path: Path, point: str = "discard") -> None:
@@ -150,14 +181,40 @@ def discard(path: Path, point: str = "discard") -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def part_of(path: Path) -> Path:
+    """The temporary name beside `path`, in a folder that is there; what dead processes left of the same file is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = left.name.split(".")[-2]
+        if number.isdigit() and not is_running(int(number)):
+            remove(left)
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def is_running(process: int) -> bool:
+    """Whether another process has that number now: one that has ours is no more."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return process != os.getpid()
+
+
+def remove(left: Path) -> None:
+    """Removes a file or a folder, as far as that can be done."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            left.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Removes what a killed process left: temporary and trashed files and folders of ours."""
     for left in [*folder.glob(".*.part"), *folder.glob(".trash-*")]:
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                left.unlink()
+        remove(left)
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -171,13 +228,20 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Adds one line to a file in a single write, so that readers never see half of one and writers never mix."""
+def append_line(path: Path, line: bytes, point: str = "append") -> None:
+    """Adds one line to a file in a single write, so that readers never see half of one and writers never mix.
+
+    A full disk may take half of it: the next line begins on a line of its own.
+    """
     with disk_errors(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fault("append")
-            os.write(descriptor, line.rstrip(b"\n") + b"\n")
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            whole = (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n"
+            fault(point)
+            if os.write(descriptor, whole) < len(whole):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 

@@ -1,5 +1,6 @@
 """What all tests share: a tiny model of every part, isolation from this machine, and no network."""
 
+import itertools
 import json
 import os
 import signal
@@ -38,8 +39,15 @@ SENTENCES = [
 ]
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet, one after the other. `mktemp` would look through all that are there for each."""
+    parent = tmp_path_factory.mktemp("homes")
+    return (parent / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolated(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own for every test, and none of the person's settings. Gives EDGETUNE_HOME."""
     for name in list(os.environ):
         if name.startswith(OURS):
@@ -48,10 +56,20 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "EDGETUNE_REEXECUTED"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("TERM", "dumb")
-    home = tmp_path_factory.mktemp("home")
+    home = next(homes)
+    home.mkdir()
     monkeypatch.setenv("EDGETUNE_HOME", str(home))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     return home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_flushing() -> Iterator[None]:
+    """No test cuts the power: what this process writes need not reach the disk before it goes on."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda descriptor: None)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(autouse=True, scope="session")

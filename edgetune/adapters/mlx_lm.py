@@ -29,7 +29,7 @@ from edgetune.adapters.folding import with_one_rank, with_one_scale
 from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors
 from edgetune.architecture.weights import load_arrays, save_arrays
 from edgetune.errors import AdapterError
-from edgetune.files import clean
+from edgetune.files import clean, write_file
 
 WEIGHTS_FILE = "adapters.safetensors"
 KEY = re.compile(rf"(?P<path>{MODULE_PATH})\.(?P<leaf>lora_a|lora_b|m)")
@@ -182,5 +182,5 @@ def write_mlx_lm(folder: Path, adapter: LoraAdapter, model_layers: int | None = 
         arrays[f"{path}.lora_a"], arrays[f"{path}.lora_b"] = factors.a.T, factors.b.T
         if factors.magnitude is not None:
             arrays[f"{path}.m"] = factors.magnitude
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "mlx"})
+    write_file(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n", "adapter-config")
+    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "mlx"}, point="adapter-weights")

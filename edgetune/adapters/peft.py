@@ -27,7 +27,7 @@ from edgetune.adapters.folder import (
 from edgetune.adapters.lora import Floats, LoraAdapter, LoraFactors, alpha_of, scale_of
 from edgetune.architecture.weights import load_arrays, save_arrays
 from edgetune.errors import AdapterError
-from edgetune.files import clean
+from edgetune.files import clean, write_file
 
 PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -222,8 +222,8 @@ def write_peft(folder: Path, adapter: LoraAdapter, base_model: str = "") -> None
         f"{PREFIX}{name}{'' if name.endswith(MAGNITUDE) else '.weight'}": array
         for name, array in adapter.trained_arrays().items()
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
+    write_file(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n", "adapter-config")
+    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"}, point="adapter-weights")
 
 
 def layers_if_not_all(adapter: LoraAdapter) -> list[int] | None:

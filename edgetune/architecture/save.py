@@ -1,7 +1,6 @@
 """Writing a model folder: the files beside the weights copied, both forms of the rope written, tensors streamed."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgetune.architecture.config_forms import both_forms
 from edgetune.architecture.weights import save_safetensors, stored_as
+from edgetune.files import copy_file, write_file
 
 SIDE_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -26,12 +26,12 @@ def copy_side_files(source: Path, out: Path, dtype: str) -> None:
     """Copies tokenizer, templates, generation config and licence, and writes config.json for weights of that type."""
     for name in SIDE_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+            copy_file(source / name, out / name, "side-file")
     for template in sorted((source / "additional_chat_templates").glob("*.jinja")):
         (out / template.parent.name).mkdir(exist_ok=True)
-        shutil.copyfile(template, out / template.parent.name / template.name)
+        copy_file(template, out / template.parent.name / template.name, "side-file")
     config = json.loads((source / "config.json").read_bytes())
-    (out / "config.json").write_text(json.dumps(portable(config, DTYPES[dtype]), indent=2) + "\n", "utf-8")
+    write_file(out / "config.json", json.dumps(portable(config, DTYPES[dtype]), indent=2) + "\n", "model-config")
 
 
 def portable(config: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -59,4 +59,5 @@ def write_arrays(
         [(name, dtype, shape) for name, shape in arrays],
         lambda name: stored_as(get(name), dtype),
         {"format": "pt"},
+        point="model-weights",
     )

@@ -24,7 +24,7 @@ from edgetune.architecture.tensor_info import ITEM_SIZES, PACKED_SIZES, STORED, 
 from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quantized, as_floats, from_bfloat16
 from edgetune.backend.quantized import Packing
 from edgetune.errors import InputError, ModelError
-from edgetune.files import clean
+from edgetune.files import NewFile, Written, clean
 
 HEADER_LIMIT = 5_000_000  # bytes, forty thousand tensors: a hostile header of that length is read in a second
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes of one sample of a file, and how many are taken
@@ -220,10 +220,14 @@ def save_safetensors(
     tensors: Iterable[tuple[str, str, tuple[int, ...]]],
     data: Callable[[str], NDArray[Any] | Iterable[NDArray[Any]]],
     metadata: Mapping[str, str] | None = None,
-) -> None:
+    *,
+    point: str = "tensor",
+    hashed: bool = False,
+) -> Written:
     """Writes (name, dtype, shape) tensors one after the other; data(name) gives a stored form, whole or in pieces.
 
     Only one piece is in memory at a time. The caller makes the file whole or absent (files.whole_file, whole_folder).
+    `point` names the writing for the fault tests; the file's hash is made on the way where it is wanted.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     names: list[str] = []
@@ -234,21 +238,31 @@ def save_safetensors(
         names.append(name)
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with file.open("xb") as opened:
+    with NewFile(file, point, hashed) as opened:
         opened.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
             pieces = data(name)
             for piece in [pieces] if isinstance(pieces, np.ndarray) else pieces:
                 opened.write(np.ascontiguousarray(piece).data)
+    return opened.written
 
 
-def save_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes float32 arrays."""
-    save_safetensors(
+def save_arrays(
+    file: Path,
+    arrays: Mapping[str, NDArray[np.float32]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    point: str = "tensor",
+    hashed: bool = False,
+) -> Written:
+    """Writes float32 arrays. `point`, `hashed`: as save_safetensors."""
+    return save_safetensors(
         file,
         [(name, "F32", array.shape) for name, array in arrays.items()],
         lambda name: np.asarray(arrays[name], "<f4"),
         metadata,
+        point=point,
+        hashed=hashed,
     )
 
 

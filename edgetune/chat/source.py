@@ -14,6 +14,8 @@ from edgetune.hub.library import resolve
 from edgetune.llamacpp import LlamaChild
 from edgetune.text.chat_template import ChatTemplate, load_template, sized
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
+from edgetune.training.at_checkpoint import find_checkpoint, open_checkpoint
+from edgetune.training.checkpoint import Checkpoint
 from edgetune.training.session import read_run_config
 
 
@@ -25,16 +27,24 @@ class Source:
     folder: Path | None
     adapter: Path | None
     note: str = ""
+    run: Path | None = None
+    checkpoint: Checkpoint | None = None  # of `run`, in place of an adapter
 
 
-def find_source(name: str, adapter: Path | None) -> Source:
-    """What a name stands for.
+def find_source(name: str, adapter: Path | None, step: str = "") -> Source:
+    """What a name stands for. `step`: of a run, the checkpoint of this step, or the "last" or "best" one.
 
     Raises:
         ConfigError: an adapter that does not go with it, or a run that has nothing to talk with yet.
         ModelError: there is no such model.
     """
     path = Path(name).expanduser()
+    if step:
+        if adapter is not None or not (path / "run.toml").is_file():
+            raise ConfigError("--step is of a run", hint="name a run, without --adapter")
+        saved = find_checkpoint(path, step)
+        note = f"this is step {saved.state.step}, in our own decoder"
+        return Source(None, resolve(read_run_config(path).model), None, note, path, saved)
     if path.suffix == ".gguf" or path.is_file():
         if adapter is not None and adapter.suffix != ".gguf":
             hint = "convert the adapter to GGUF, or name the model folder in place of the GGUF"
@@ -95,7 +105,11 @@ def open_conversation(
         assert source.folder is not None
         tokenizer = load_tokenizer(source.folder)
         prompts = Prompts(tokenizer, load_template(source.folder, tokenizer))
-        return Conversation(OwnEngine(open_adapted(source.folder, source.adapter), tokenizer, context), prompts, system)
+        if source.run is not None and source.checkpoint is not None:
+            opened = open_checkpoint(source.run, source.folder, source.checkpoint)
+        else:
+            opened = open_adapted(source.folder, source.adapter)
+        return Conversation(OwnEngine(opened, tokenizer, context), prompts, system)
     child = LlamaChild(source.gguf, context=context, on_progress=on_progress)
     try:
         if source.adapter is not None:

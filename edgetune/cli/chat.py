@@ -49,6 +49,8 @@ def chat(
     context_tokens: Annotated[
         int, typer.Option("--context", min=0, max=1 << 20, help="Tokens to keep in mind; 0: the model's own, at most 4096.")
     ] = 0,
+    step: Annotated[str, typer.Option(metavar="STEP", help="Of a run, a checkpoint: its step, last or best.")] = "",
+    lines: Annotated[bool, typer.Option("--lines", help="For programs: requests and answers are JSON lines.")] = False,
 ) -> None:
     """Talk with a model, offline."""
     from edgetune.chat.engine import Settings
@@ -56,9 +58,16 @@ def chat(
 
     if job.output.as_json and prompt is None:
         raise ConfigError("--json needs --prompt", hint="a conversation is for people; --prompt TEXT is one turn")
+    if lines and (prompt is not None or job.output.as_json):
+        raise ConfigError("--lines takes its prompts from standard input", hint="leave --prompt and --json out")
     chosen = secrets.randbelow(SEEDS) if seed is None else seed
     settings = Settings(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=chosen)
-    found = find_source(source, adapter)
+    if lines:
+        from edgetune.cli.chat_lines import serve
+
+        serve(lambda: opened(job, find_source(source, adapter, step), system, context_tokens), settings)
+        return
+    found = find_source(source, adapter, step)
     conversation = opened(job, found, system, context_tokens)
     try:
         if prompt is None:

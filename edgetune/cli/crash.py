@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgetune.errors import EdgeTuneError
-from edgetune.files import home, whole_file
+from edgetune.files import home, whole_file, write_file
 
 SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?i:(?<=bearer )|(?<=token=)|(?<=password=))\S+")
 
@@ -32,8 +32,8 @@ def report_crash(error: BaseException, arguments: Sequence[str]) -> Bug:
         *traceback.format_exception(error),
     ]
     try:
-        with whole_file(file) as part:
-            part.write_text(redact("\n".join(lines)), "utf-8", errors="backslashreplace")
+        with whole_file(file, "crash") as part:
+            write_file(part, redact("\n".join(lines)).encode("utf-8", "backslashreplace"), "crash-content")
     except (OSError, EdgeTuneError):
         return Bug(message, hint="please report it; there was no room for a file with the details")
     return Bug(message, hint=f"please report it with {file}: your home folder's name and tokens are blanked out in it")

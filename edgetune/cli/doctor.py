@@ -112,8 +112,8 @@ def home() -> Check:
 
     place = files.home()
     try:
-        with files.whole_file(place / "doctor") as part:
-            part.write_bytes(b"")
+        with files.whole_file(place / "doctor", "doctor") as part:
+            files.write_file(part, b"", "doctor-content")
         (place / "doctor").unlink()
     except EdgeTuneError as error:
         return Check("home", False, error.message, "set EDGETUNE_HOME to a folder that you can write", needed=True)

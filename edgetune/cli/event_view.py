@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from edgetune import events
+from edgetune.cli.night_lines import night_line, trouble
 from edgetune.cli.output import Output, Part, Styled, one_line
 from edgetune.events import Event
 from edgetune.units import count, duration, parameters, percent, rate, size
@@ -64,10 +65,16 @@ class EventView:
                 )
             case events.CheckpointRejected():
                 self.warn(f"{event.folder} is not used: {event.reason}")
+            case events.RolledBack() | events.Diverged():
+                self.warn(*trouble(event))
             case events.RunPaused():
-                self.output.note(f"paused after step {count(event.step)}")
+                self.output.note(f"paused after step {count(event.step)}{f': {event.reason}' if event.reason else ''}")
             case events.RunResumed():
                 self.output.note(f"goes on after step {count(event.step)}")
+            case events.MemoryShort() | events.Throttled():
+                self.quiet(*night_line(event), "yellow")
+            case events.KeptAwake() | events.PowerChanged() | events.Recovered() | events.Slept() | events.ClockChanged():
+                self.quiet(*night_line(event), "dim")
             case events.HopScored():
                 loss = f"loss {event.loss:.4f} ({event.loss_delta:+.4f})"
                 scores = f"{loss} · KL {event.kl:.4f} · same token {percent(event.top1_agreement)}"
@@ -78,6 +85,12 @@ class EventView:
     def warn(self, message: str, hint: str = "") -> None:
         """A line that stands out, and what to do about it."""
         self.output.note(Styled("warning:", "yellow"), f" {message}")
+        if hint:
+            self.output.note(Styled("hint:", "cyan"), f" {hint}")
+
+    def quiet(self, message: str, hint: str, style: str) -> None:
+        """A line that says what happened by itself, and what to do about it if there is anything."""
+        self.output.note(Styled(message, style))
         if hint:
             self.output.note(Styled("hint:", "cyan"), f" {hint}")
 

@@ -59,7 +59,7 @@ class Job:
         """Shows an event to the person, and appends it to the events file. That file's end is not the job's end."""
         if self.events:
             try:
-                append_line(self.events, to_line(event))
+                append_line(self.events, to_line(event), "event-copy")
             except (OSError, EdgeTuneError) as error:
                 self.output.note(Styled("warning:", "yellow"), f" no more events are written to {self.events}: {error}")
                 self.events = None

@@ -22,7 +22,7 @@ from edgetune.errors import AdapterError, InputError
 from edgetune.export.gguf_file import PlacedTensor, header, padding
 from edgetune.export.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from edgetune.export.gguf_names import Metadata, NamedTensor, architecture_of, interleave, named_tensors
-from edgetune.files import clean, fault, require_space, whole_file
+from edgetune.files import NewFile, clean, require_space, whole_file
 
 BASE_NAME = "general.base_model.0.name"
 ALPHA, ALORA = "adapter.lora.alpha", "adapter.alora.invocation_tokens"
@@ -60,10 +60,9 @@ def write_gguf_adapter(out: Path, adapter: LoraAdapter, spec: ModelSpec) -> None
         pair = (("lora_a", a), ("lora_b", b))
         tensors += [PlacedTensor(f"{tensor.name}.{leaf}", "F32", array.shape, array) for leaf, array in pair]
     require_space(out, sum(tensor.size for tensor in tensors) + HEADER_ROOM)
-    with whole_file(out, "gguf") as part, part.open("wb") as file:
+    with whole_file(out, "gguf-adapter") as part, NewFile(part, "gguf-adapter-block") as file:
         file.write(header(about(adapter, spec, scaled.alpha), tensors))
         for tensor in tensors:
-            fault("gguf-block")
             file.write(np.ascontiguousarray(tensor.source, "<f4").data)
             file.write(bytes(padding(tensor.size)))
 

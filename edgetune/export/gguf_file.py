@@ -33,7 +33,7 @@ from edgetune.export.gguf_names import (
 )
 from edgetune.export.gguf_vocabulary import read_vocabulary
 from edgetune.export.tensor_blocks import encode
-from edgetune.files import fault, require_space, whole_file
+from edgetune.files import NewFile, require_space, whole_file
 
 Kind = Literal["F32", "F16", "BF16", "Q8_0"]
 FILE_TYPES: dict[Kind, int] = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's llama_ftype
@@ -86,11 +86,10 @@ def write_gguf(
     require_space(out, total + HEADER_ROOM)
     meter = Meter(f"writing {kind}", total, on_progress)
     with whole_file(out, "gguf") as part:
-        with part.open("wb") as file:
+        with NewFile(part, "gguf-block") as file:
             file.write(header(metadata, tensors))
             for tensor in tensors:
                 for block in encoded_blocks(tensor, weights, spec.head_dim):
-                    fault("gguf-block")
                     file.write(np.ascontiguousarray(block).data)
                     meter.add(block.nbytes)
                 file.write(bytes(padding(tensor.size)))

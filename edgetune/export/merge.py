@@ -25,7 +25,7 @@ from edgetune.backend.numpy_weights import as_floats
 from edgetune.errors import InputError
 from edgetune.events import Event, Warned
 from edgetune.export.tensor_blocks import encode
-from edgetune.files import fault, require_space, whole_folder
+from edgetune.files import require_space, whole_folder, write_file
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 STORED_AS: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -68,7 +68,6 @@ def merge(
 
     def blocks(name: str) -> Iterator[NDArray[Any]]:
         for block in merged_blocks(weights, lora, name, types[name]):
-            fault("merge-block")
             yield block
             meter.add(block.nbytes)
 
@@ -77,7 +76,7 @@ def merge(
     with whole_folder(out, "merge") as part:
         for file, names in files_of(weights, total).items():
             tensors = [(name, types[name], weights.tensors[name].shape) for name in names]
-            save_safetensors(part / file, tensors, blocks, {"format": "pt"})
+            save_safetensors(part / file, tensors, blocks, {"format": "pt"}, point="merge-block")
         write_index(part, files_of(weights, total), total)
         copy_side_files(model, part, STORED_AS[stored])
     return MergeResult(out, len(types), stored)
@@ -124,4 +123,4 @@ def write_index(folder: Path, files: dict[str, list[str]], total: int) -> None:
     if len(files) > 1:
         places = {name: file for file, names in files.items() for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        write_file(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n", "merge-index")

@@ -1,7 +1,6 @@
 """From a run or a model folder to GGUF files and their certificate: merge, convert, quantise, and prove every hop."""
 
 import importlib.metadata
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -39,7 +38,7 @@ from edgetune.export.gguf_file import FILE_TYPES, Kind, write_gguf
 from edgetune.export.held_out import HeldOut, check_ends, check_tokens
 from edgetune.export.merge import merge, quantized_warning
 from edgetune.export.quantize import quant_type, quantize
-from edgetune.files import clean, disk_errors, flush, require_space, safe_name, sweep, whole_file
+from edgetune.files import clean, disk_errors, flush, move, require_space, safe_name, sweep, whole_file, write_file
 from edgetune.llamacpp.client import LlamaChild
 
 OnEvent = Callable[[Event], None]
@@ -283,7 +282,7 @@ def write_certificate(certificate: Certificate, out: Path) -> Path:
     """certificate.json, beside the files."""
     path = out / "certificate.json"
     with whole_file(path, "certificate") as part:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n")
+        write_file(part, msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n", "certificate-content")
     return path
 
 
@@ -301,7 +300,7 @@ def hand_over(certificate: Certificate, files: Sequence[Exported], temporary: Pa
     with disk_errors(out):
         for file in files:
             if file in kept:
-                os.replace(temporary / file.path.name, file.path)
+                move(temporary / file.path.name, file.path, "export")
             else:
                 file.path.unlink(missing_ok=True)
         flush(out)

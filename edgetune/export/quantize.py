@@ -17,7 +17,8 @@ from edgetune import llamacpp
 from edgetune.errors import ConfigError, InputError, ModelError, VerificationFailed
 from edgetune.events import Progress
 from edgetune.export.gguf_header import GgufHeader, GgufTensor, Value, check_gguf, read_gguf_header
-from edgetune.files import clean, fault, require_space, whole_file
+from edgetune.faults import fault
+from edgetune.files import clean, require_space, whole_file
 
 FLOATS = ("F32", "F16", "BF16")
 WIDEST_BITS = 8.5  # of Q8_0, the largest type that the quantiser falls back to

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgetune.errors import EdgeTuneError
-from edgetune.files import home, whole_file
+from edgetune.files import home, whole_file, write_file
 from edgetune.hardware.machine import chip, cpu_flags
 
 KERNELS = {"OPENBLAS_CORETYPE": "SKYLAKEX"}
@@ -81,8 +81,8 @@ def known_gain() -> float:
     known = read_gains(file)
     if key not in known:
         known[key] = measure_gain()
-        with suppress(EdgeTuneError), whole_file(file) as part:  # not kept: measured again next time
-            part.write_text(json.dumps(known, indent=1, ensure_ascii=False), "utf-8")
+        with suppress(EdgeTuneError), whole_file(file, "machine") as part:  # not kept: measured again next time
+            write_file(part, json.dumps(known, indent=1, ensure_ascii=False), "machine-content")
     return known[key]
 
 

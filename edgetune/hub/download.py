@@ -13,7 +13,8 @@ from typing import Protocol
 
 from edgetune.errors import HubError, ModelError, VerificationFailed
 from edgetune.events import Progress, Warned
-from edgetune.files import CHUNK, clean, discard, disk_errors, fault, flush, require_space
+from edgetune.faults import fault
+from edgetune.files import CHUNK, clean, discard, disk_errors, flush, move, require_space
 from edgetune.hub import catalog
 from edgetune.hub.connection import TryAgain, answer, endpoint, is_offline, patiently, require_address
 from edgetune.hub.library import (
@@ -252,12 +253,10 @@ def put_in_place(kept: Path, place: Path, listing: Listing) -> None:
     with disk_errors(place):
         digests = {file.name: file.digest for file in listing.files}
         write_record(kept, Record(listing.repository, listing.commit, listing.license, digests))
-        for path in sorted(kept.rglob("*")):
+        for path in [*sorted(kept.rglob("*")), kept]:
+            fault("download-flush")
             flush(path)
-        flush(kept)
-        fault("download-flushed")
         if place.exists():
-            discard(place)
-        os.rename(kept, place)
-        fault("download-renamed")
+            discard(place, "download")
+        move(kept, place, "download")
         flush(place.parent)

@@ -7,7 +7,6 @@ name, and nothing in it, says which model it is; its record tells where it came 
 import difflib
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,18 @@ from msgspec import Struct, field
 
 from edgetune.errors import InputError, ModelError
 from edgetune.events import Progress, Warned
-from edgetune.files import clean, discard, disk_errors, home, require_space, safe_name, sweep, whole_folder
+from edgetune.files import (
+    clean,
+    copy_file,
+    discard,
+    disk_errors,
+    home,
+    require_space,
+    safe_name,
+    sweep,
+    whole_folder,
+    write_file,
+)
 from edgetune.hub import catalog
 from edgetune.hub.listing import is_wanted
 
@@ -108,7 +118,7 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Puts the record into a folder that is not visible yet."""
-    (folder / RECORD).write_bytes(msgspec.json.encode(record))
+    write_file(folder / RECORD, msgspec.json.encode(record), "record")
 
 
 def resolve(name: str) -> Path:
@@ -170,7 +180,7 @@ def import_folder(source: Path, name: str, on_progress: OnProgress) -> Path:
             for path in files:
                 on_progress(Progress(stage=f"copying {path.name}", done=done, total=total, unit="bytes"))
                 (part / path.relative_to(source)).parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, part / path.relative_to(source))
+                copy_file(path, part / path.relative_to(source), "import-file")
                 done += path.stat().st_size
             write_record(part, Record(source="import"))
     on_progress(Progress(stage="copied", done=total, total=total, unit="bytes"))
@@ -198,9 +208,9 @@ def remove(name: str) -> None:
     kept = unfinished_place(place)
     if kept.exists():
         with locked(kept):
-            discard(kept)
+            discard(kept, "remove")
     if place.exists():
-        discard(place)
+        discard(place, "remove")
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 A folder is written under a temporary name, flushed, and renamed; old ones are removed only after the new one is there.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from msgspec import Struct
 from edgetune.architecture.weights import load_arrays, save_arrays
 from edgetune.backend.runner import Arrays
 from edgetune.errors import CheckpointError
-from edgetune.files import discard, sha256, sweep, whole_file, whole_folder
+from edgetune.files import Written, discard, sha256, sweep, whole_file, whole_folder, write_file
 
 FORMAT = 1
 PARAMETERS, OPTIMIZER, STATE, MANIFEST = (
@@ -81,16 +82,17 @@ def save(run: Path, state: TrainingState, parameters: Arrays, moments: Arrays, k
     """
     folder = folder_of(run, state.step)
     with whole_folder(folder, "checkpoint") as part:
-        save_arrays(part / PARAMETERS, parameters)
-        save_arrays(part / OPTIMIZER, moments)
-        (part / STATE).write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=2))
+        told = msgspec.json.format(msgspec.json.encode(state), indent=2)
         files = {
-            name: {"bytes": (part / name).stat().st_size, "sha256": sha256(part / name)}
-            for name in (PARAMETERS, OPTIMIZER, STATE)
+            PARAMETERS: save_arrays(part / PARAMETERS, parameters, point="checkpoint-parameters", hashed=True),
+            OPTIMIZER: save_arrays(part / OPTIMIZER, moments, point="checkpoint-optimizer", hashed=True),
+            STATE: Written(len(told), hashlib.sha256(told).hexdigest()),
         }
-        (part / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2), "utf-8")
+        write_file(part / STATE, told, "checkpoint-state")
+        manifest = {"format": FORMAT, "files": {name: written._asdict() for name, written in files.items()}}
+        write_file(part / MANIFEST, json.dumps(manifest, indent=2), "checkpoint-manifest")
     with whole_file(folder.parent / "LATEST", "latest") as part:
-        part.write_text(folder.name + "\n", "utf-8")
+        write_file(part, folder.name + "\n", "latest-content")
     there = steps(run)
     earlier = [step for step in there if step <= state.step and step != state.best_step]
     for old in [*earlier[:-keep], *(step for step in there if step > state.step)]:

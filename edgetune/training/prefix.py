@@ -23,7 +23,8 @@ from edgetune.architecture.transformer import Model
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row, Tokens
-from edgetune.files import flush, free_space, sweep
+from edgetune.faults import fault
+from edgetune.files import flush, free_space, move, sweep, write_file
 
 BUDGET = 10_000_000_000  # bytes on the disk
 SHARE = 0.25  # of what is free there, at most
@@ -84,8 +85,8 @@ class PrefixCache:
         data = stream.astype("<f4", copy=False).tobytes()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data + crc32(data).to_bytes(CHECKSUM, "little"))
-            os.replace(part, file)
+            write_file(part, data + crc32(data).to_bytes(CHECKSUM, "little"), "prefix-content")
+            move(part, file, "prefix")
             self.unflushed.append(file)
         except OSError:
             part.unlink(missing_ok=True)
@@ -95,6 +96,7 @@ class PrefixCache:
         """Makes durable what was written since the last time."""
         with suppress(OSError):
             while self.unflushed:
+                fault("prefix-flush")
                 flush(self.unflushed.pop())
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from edgetune.events import (
     read,
     to_line,
 )
-from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder
+from edgetune.files import append_line, disk_errors, require_space, whole_file, whole_folder, write_file
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
@@ -197,7 +197,7 @@ def train(
     with only_writer(folder):
         overseer = Overseer(Control(folder), should_stop)
         with whole_file(folder / "run.toml", "config") as part:
-            part.write_text(to_toml(prepared.config), "utf-8")
+            write_file(part, to_toml(prepared.config), "config-content")
         return follow(run, prepared, resources, on_event, overseer)
 
 
@@ -494,7 +494,7 @@ def finished_event(run: Run, adapter: str, started: float) -> RunFinished:
 
 def record(folder: Path, event: Event, on_event: OnEvent) -> None:
     """Appends an event to the run's file, then tells whoever follows."""
-    append_line(folder / "events.jsonl", to_line(event))
+    append_line(folder / "events.jsonl", to_line(event), "event")
     on_event(event)
 
 

@@ -63,7 +63,7 @@ def write(adapter: LoraAdapter, to: Format, out: Path, spec: ModelSpec | None) -
         return write_gguf_adapter(out, adapter, spec)
     if spec is not None:
         check_fits(adapter, spec)
-    with whole_folder(out, "adapter") as part:
+    with whole_folder(out, "converted") as part:
         if to == "mlx":
             write_mlx_lm(part, adapter, spec.layers if spec else None)
         else:

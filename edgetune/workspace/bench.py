@@ -138,7 +138,7 @@ class Ladder:
                 raise
             return LeftOut(shape.name, refusal.message)
         finally:
-            discard(folder)
+            discard(folder, "bench")
         self.slower = rung.ours.step_seconds / counted
         self.peer_slower = rung.mlx_lm.step_seconds / rung.ours.step_seconds if rung.mlx_lm else self.peer_slower
         return rung
@@ -168,7 +168,7 @@ class Ladder:
             measured = measure_ours(config, folder, self.wanted.backend, self.watch(shape.name))
         except ChildFailed as error:
             raise ChildFailed(error.message, hint=error.hint, file=shape.name) from None
-        discard(folder)
+        discard(folder, "bench")
         return measured
 
     def measured_peer(self, shape: Shape, arguments: Sequence[str], folder: Path) -> list[Measured]:

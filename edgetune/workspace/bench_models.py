@@ -104,7 +104,7 @@ def write_weights(folder: Path, shape: Shape, tell: Callable[[int], None]) -> No
 
     tensors = [(name, "BF16", size) for name, size in sizes.items()]
     with disk_errors(folder):
-        save_safetensors(folder / "model.safetensors", tensors, draw, {"format": "pt"})
+        save_safetensors(folder / "model.safetensors", tensors, draw, {"format": "pt"}, point="bench-weights")
     tell(written)
 
 

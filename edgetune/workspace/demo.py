@@ -64,7 +64,7 @@ class Demo:
             raise ModelError("has no weights", file=self.model, hint="this installation is incomplete: install it again")
         for old in (folder / "run", folder / "exports"):
             if old.exists():
-                discard(old)
+                discard(old, "demo")
         self.tokenizer = load_tokenizer(self.model)
         self.template: ChatTemplate | None = load_template(self.model, self.tokenizer)
         self.test = [self.rows / "test.jsonl"]

@@ -27,7 +27,7 @@ class Report:
         tokens, self.tokens = info["trained_tokens"] - self.tokens, info["trained_tokens"]
         peak = max(peak_memory(), round(REPORTED_UNIT * info["peak_memory"]))
         line = {"seconds": tokens / info["tokens_per_second"], "peak_bytes": peak}
-        append_line(self.file, json.dumps(line).encode())
+        append_line(self.file, json.dumps(line).encode(), "report")
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
         """Nothing is validated."""

@@ -16,8 +16,15 @@ from edgetune.events import (
     AnyEvent,
     CheckpointRejected,
     CheckpointSaved,
+    ClockChanged,
+    Diverged,
     Event,
+    KeptAwake,
+    MemoryShort,
+    PowerChanged,
     Progress,
+    Recovered,
+    RolledBack,
     RowsLeftOut,
     RunFailed,
     RunFinished,
@@ -26,8 +33,10 @@ from edgetune.events import (
     RunStarted,
     RunStopped,
     SampleWritten,
+    Slept,
     StepFinished,
     StepSkipped,
+    Throttled,
     ValidationFinished,
     Warned,
 )
@@ -108,6 +117,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     log: tuple[AnyEvent, ...] = ()
     progress: Progress | None = None  # of what is done before and between steps; None while steps go by
     waits_for: str = ""  # why it is paused
+    throttled: Throttled | None = None  # while the machine is slower, or hotter, than it should be
     ended: RunFinished | RunStopped | RunFailed | None = None
     first_time: float = 0.0
     last_time: float = 0.0
@@ -124,12 +134,14 @@ class RunState(Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step at the pace of recent steps; None before the first."""
-        return (self.total_steps - self.step) * median(step.seconds for step in self.recent) if self.recent else None
+        """Until the last step at the pace of recent steps, rests included; None before the first."""
+        each = [step.seconds + step.rested_seconds for step in self.recent]
+        return (self.total_steps - self.step) * median(each) if each else None
 
 
 LOGGED = (
-    ValidationFinished | StepSkipped | CheckpointSaved | CheckpointRejected | Warned | RunStarted | RunPaused | RunResumed
+    ValidationFinished | StepSkipped | RolledBack | Diverged | CheckpointSaved | CheckpointRejected | Warned | RunStarted
+    | RunPaused | RunResumed | KeptAwake | PowerChanged | Throttled | Recovered | Slept | ClockChanged | MemoryShort
     | RunStopped | RunFinished | RunFailed
 )  # fmt: skip
 
@@ -183,6 +195,10 @@ def after_rare(state: RunState, event: Event) -> RunState:
             return replace(state, saved_step=event.step)
         case RowsLeftOut():
             return replace(state, rows_left_out=state.rows_left_out + 1)
+        case RolledBack():
+            return taken_back(state, event.to_step)
+        case Throttled() | Recovered():
+            return replace(state, throttled=event if isinstance(event, Throttled) else None)
         case RunPaused():
             return replace(state, phase="paused", waits_for=event.reason)
         case RunResumed():
@@ -199,19 +215,22 @@ def after_rare(state: RunState, event: Event) -> RunState:
 
 def after_start(state: RunState, event: RunStarted) -> RunState:
     """A process takes the run up at `first_step` steps done: what an earlier one did beyond is done again."""
-    validations = tuple(point for point in state.validations if point.step <= event.first_step)
     return replace(
-        state,
+        taken_back(state, event.first_step),
         phase="training",
         started=event,
         starts=state.starts + 1,
-        step=event.first_step,
         recent=(),
-        curve=state.curve.until(event.first_step),
-        validations=validations,
         waits_for="",
+        throttled=None,
         ended=None,
     )
+
+
+def taken_back(state: RunState, step: int) -> RunState:
+    """The state where only the steps up to this one count: the later ones are done again."""
+    validations = tuple(point for point in state.validations if point.step <= step)
+    return replace(state, step=step, curve=state.curve.until(step), validations=validations)
 
 
 def with_sample(samples: tuple[Sample, ...], event: SampleWritten) -> tuple[Sample, ...]:

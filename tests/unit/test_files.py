@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune import files
+from edgetune import faults, files
 from edgetune.errors import DiskFull, InputError
 from edgetune.files import (
     append_line,
@@ -97,7 +97,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder_or_none(tmp_path: Path, poin
 @pytest.mark.parametrize("action", ["enospc", "edquot", "efbig"])
 def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     monkeypatch.setenv("EDGETUNE_FAULT", f"file-written:1:{action}")
-    monkeypatch.setattr(files, "passages", {})
+    monkeypatch.setattr(faults, "passages", {})
     with pytest.raises(DiskFull, match="no room left"), whole_file(tmp_path / "file") as part:
         part.write_text("new")
     assert list(tmp_path.iterdir()) == []

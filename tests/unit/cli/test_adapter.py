@@ -82,7 +82,7 @@ def test_nothing_is_overwritten_and_nothing_left_behind(source: Path, tmp_path: 
 def test_a_full_disk_leaves_nothing(
     to: str, point: str, source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetune.files.passages", {})
+    monkeypatch.setattr("edgetune.faults.passages", {})
     monkeypatch.setenv("EDGETUNE_FAULT", f"{point}:1:enospc")
     assert convert(source, "--to", to, "--out", tmp_path / "new.gguf", "--model", tiny_model) == 3
     assert "no room left" in capsys.readouterr().err

@@ -4,15 +4,24 @@ from edgetune.cli.event_view import EventView
 from edgetune.cli.output import Output, render
 from edgetune.events import (
     CheckpointRejected,
+    ClockChanged,
+    Diverged,
     Event,
     HopScored,
+    KeptAwake,
+    MemoryShort,
+    PowerChanged,
     Progress,
+    Recovered,
+    RolledBack,
     RowsLeftOut,
     RunPaused,
     RunStarted,
     SampleWritten,
+    Slept,
     StepFinished,
     StepSkipped,
+    Throttled,
     ValidationFinished,
     Warned,
 )
@@ -111,6 +120,45 @@ def test_what_is_rare_stands_out(capsys: pytest.CaptureFixture[str]) -> None:
         "paused after step 8",
         "  Q8_0       loss 1.2000 (+0.0010) · KL 0.0002 · same token 99.5 %",
     ]
+
+
+def test_a_night_reads_calmly(capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[Event] = [
+        KeptAwake(method="caffeinate", has_lid=True),
+        PowerChanged(step=3, source="battery", percent=81.4),
+        RunPaused(step=4, reason="on battery, 20 % left"),
+        PowerChanged(step=4, source="mains"),
+        Throttled(step=9, percent=38.2, celsius=97.0, rest_share=0.1),
+        Throttled(step=9, percent=0, celsius=97.0),
+        Recovered(step=20, seconds=754),
+        Slept(step=21, seconds=7201),
+        Slept(step=21, seconds=31, kind="held"),
+        ClockChanged(step=22, seconds=-86400),
+        MemoryShort(step=23, available_bytes=410_000_000, swapped_bytes=0, recomputes=True, servers=["ollama 8.1 GB"]),
+        RolledBack(step=30, to_step=25, rate_factor=0.25, rows=["a.jsonl:3"], reason="the loss is nan"),
+        Diverged(step=40, loss=3.25, best_loss=1.5, best_step=20),
+    ]
+    lines = shown(events, capsys)
+    assert lines == [
+        "the machine stays awake while it trains, the display may sleep",
+        "hint: a closed lid puts it to sleep all the same: leave it open",
+        "on battery, 81 % charged",
+        "paused after step 4: on battery, 20 % left",
+        "on mains again",
+        "the machine is 38 % slower than it was at 97 °C: it rests 10% of each step",
+        "the machine is too hot at 97 °C",
+        "the machine is back at its pace after 12 min 34 s",
+        "the machine slept for 2 h 00 min",
+        "the run was held for 31 s",
+        "the clock was set back by 24 h 00 min",
+        "memory is short, 410 MB left: activations are recomputed from now on",
+        "hint: other programs hold models: ollama 8.1 GB",
+        "warning: after step 30 the run went back to step 25, at 0.25 times the rate",
+        "hint: the loss is nan; rows a.jsonl:3",
+        "warning: the held-out loss 3.2500 is far above the best, 1.5000 at step 20",
+        "hint: the best is kept; checks.patience ends such runs",
+    ]
+    assert all(len(line) <= 80 for line in lines)
 
 
 def progress(done: float, unit: str = "bytes") -> Progress:

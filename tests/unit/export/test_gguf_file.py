@@ -154,7 +154,7 @@ def test_only_a_file_that_ends_in_gguf_is_written(tiny_model: Path, tmp_path: Pa
 @pytest.mark.parametrize("point", ["gguf-open", "gguf-block", "gguf-written", "gguf-flushed"])
 def test_a_full_disk_keeps_the_old_file(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     (tmp_path / "x.gguf").write_text("the old one")
-    monkeypatch.setattr("edgetune.files.passages", {})
+    monkeypatch.setattr("edgetune.faults.passages", {})
     monkeypatch.setenv("EDGETUNE_FAULT", f"{point}:1:enospc")
     with pytest.raises(DiskFull):
         write_gguf(tiny_model, tmp_path / "x.gguf", "F16")

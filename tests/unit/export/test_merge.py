@@ -215,7 +215,7 @@ def test_a_merged_value_beyond_float16_is_refused_and_nothing_is_left(tiny_model
 def test_a_full_disk_leaves_nothing(
     tiny_model: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    monkeypatch.setattr("edgetune.files.passages", {})
+    monkeypatch.setattr("edgetune.faults.passages", {})
     monkeypatch.setenv("EDGETUNE_FAULT", f"{point}:1:enospc")
     with pytest.raises(DiskFull):
         merge(tiny_model, adapter_folder, tmp_path / "merged")

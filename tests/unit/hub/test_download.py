@@ -9,6 +9,8 @@ from edgetune.hub import library
 from edgetune.hub.download import ensure, get
 from tests.unit.hub.fake_hub import COMMIT, REPOSITORY, Answer, FakeHub
 
+pytestmark = pytest.mark.slow  # together
+
 WANTED = {
     "config.json",
     "tokenizer.json",

@@ -14,6 +14,8 @@ import sentencepiece
 from edgetune.text.chat_template import load_template
 from edgetune.text.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow  # together
+
 STARTER = Path(__file__).parents[3] / "models" / "starter"
 DEMO = STARTER / "demo"
 TOKENS_A_ROW = 128

@@ -95,6 +95,7 @@ def load(lengths: list[int] | None = None, workers: int = 2, usable: int = PLENT
     return Load(lengths or [64] * 100, workers, 20_000_000, usable)
 
 
+@pytest.mark.slow  # together
 @pytest.mark.parametrize(
     ("recompute", "weights", "method"),
     [(recompute, weights, "lora") for recompute in ("off", "layers") for weights in ("shared", "each")]

@@ -186,9 +186,8 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_only_the_writer_removes
 @pytest.mark.parametrize("point", ["checkpoint-open", "checkpoint-written", "checkpoint-flushed"])
 def test_7_a_full_disk_leaves_the_older_ones_alone(point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_step(tmp_path, 2)
-    from edgetune import files
 
-    monkeypatch.setattr(files, "passages", {})
+    monkeypatch.setattr(faults, "passages", {})
     monkeypatch.setenv("EDGETUNE_FAULT", f"{point}:1:enospc")
     with pytest.raises(DiskFull):
         save_step(tmp_path, 5)

@@ -1,8 +1,11 @@
 import pytest
+from msgspec.structs import replace
 
 from edgetune.events import (
     CheckpointSaved,
     Event,
+    Recovered,
+    RolledBack,
     RowsLeftOut,
     RunFailed,
     RunFinished,
@@ -11,6 +14,7 @@ from edgetune.events import (
     RunStarted,
     RunStopped,
     StepFinished,
+    Throttled,
     ValidationFinished,
     Warned,
 )
@@ -88,6 +92,27 @@ def test_phases(event: Event, phase: str) -> None:
     assert state.phase == phase
     assert (state.ended is event) == (phase in ("stopped", "failed", "finished"))
     assert fold(state, started(4)).ended is None
+
+
+def test_rests_are_part_of_the_time_that_is_left() -> None:
+    rested = [replace(step(number), rested_seconds=1.0) for number in range(1, 51)]
+    assert replay([started(), *rested]).seconds_left == 50 * 3.0
+    assert replay([started(), *rested]).tokens_per_second == 500.0
+
+
+def test_a_run_that_rolled_back_counts_from_there() -> None:
+    back = RolledBack(step=7, to_step=5, rate_factor=0.25, rows=[])
+    state = replay([started(), *map(step, range(1, 8)), back])
+    assert (state.step, state.phase, state.log[-1]) == (5, "training", back)
+    assert [point.step for point in state.curve.points] == [1, 2, 3, 4, 5]
+
+
+def test_whether_the_machine_is_throttled_is_known() -> None:
+    slow = Throttled(step=3, percent=40.0)
+    state = replay([started(), step(3), slow])
+    assert state.throttled is slow
+    assert fold(state, Recovered(step=9, seconds=60)).throttled is None
+    assert fold(state, started(3)).throttled is None
 
 
 def test_rows_left_out_and_checkpoints_are_counted() -> None:
