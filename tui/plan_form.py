@@ -172,6 +172,20 @@ def bounds(row: Row) -> str:
     return row.description
 
 
+WORDS = (
+    ("`int`", "a whole number"), ("`float`", "a number"), ("`str`", "text"), ("`bool`", "on or off"), ("`array`", "a list"),
+    (" >= ", ", at least "), (" <= ", ", at most "), (" > ", ", above "), (" < ", ", below "), ("Expected", "it must be"),
+    ("got ", "this is "),
+)  # fmt: skip
+
+
+def refusal(message: str) -> str:
+    """The config's own reason in plain words."""
+    for theirs, ours in WORDS:
+        message = message.replace(theirs, ours)
+    return message
+
+
 def changes(config: RunConfig) -> list[str]:
     """`key=value` for every key that differs from the config's defaults: what --set needs to make it again."""
     default = RunConfig(model=config.model, data=type(config.data)(train=config.data.train))

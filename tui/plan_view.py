@@ -37,23 +37,23 @@ def plan_lines(plan: RunPlan, facts: Facts, config: RunConfig, width: int) -> li
     ]
     if memory.recompute:
         lines.append(quiet("activations are made again in the backward"))
-    how = "timed here" if facts.speed.probed else "estimated: t times it"
+    how = "timed here" if facts.speed.probed else "estimated"
     pace = f"{count(time.tokens_per_second)} tokens/s, {how}"
-    lines += [Content(""), literal(f"{duration(time.seconds):<15}", "bold") + quiet(pace)]
-    lines.append(literal(f"{count(time.steps) + ' steps':<15}") + quiet(f"{count(time.tokens)} tokens"))
+    lines += [Content(""), literal(f"{duration(time.seconds):<13}", "bold") + quiet(pace)]
+    lines.append(literal(f"{count(time.steps) + ' steps':<13}") + quiet(f"{count(time.tokens)} tokens"))
     lines.append(trained_line(facts, config))
     disk = plan.disk_bytes > plan.free_bytes
-    text = f"{size(plan.disk_bytes):<15}" + f"of disk, {size(plan.free_bytes)} free"
-    return [*lines, literal(f"! {text}", "$error") if disk else literal(text[:15]) + quiet(text[15:])]
+    text = f"{size(plan.disk_bytes):<13}of disk, {size(plan.free_bytes)} free"
+    return [*lines, literal(f"! {text}", "$error") if disk else literal(text[:13]) + quiet(text[13:])]
 
 
 def trained_line(facts: Facts, config: RunConfig) -> Content:
     """How many numbers are trained."""
     trained, whole = trained_parameters(facts.shape, config.adapter), facts.shape.parameters
     if config.adapter.method == "full":
-        return literal(f"{parameters(trained):<15}") + quiet("trained: every number")
-    share = 100 * trained / max(whole + trained, 1)
-    return literal(f"{parameters(trained):<15}") + quiet(f"trained, beside {parameters(whole)} frozen: {share:.2g}%")
+        return literal(f"{parameters(trained):<13}") + quiet("trained: every number")
+    share = 100 * trained / max(whole, 1)
+    return literal(f"{parameters(trained):<13}") + quiet(f"trained: {share:.2g}% of {parameters(whole)}")
 
 
 def short_lines(plan: RunPlan, facts: Facts, config: RunConfig) -> list[Content]:

@@ -25,7 +25,7 @@ from tui import store
 from tui.child import ChildError, ask
 from tui.dashboard import keys, quiet
 from tui.literal import cell, literal, one_line
-from tui.plan_form import bounds, changes, editable, parsed, rows, shown, stepped
+from tui.plan_form import bounds, changes, editable, parsed, refusal, rows, shown, stepped
 from tui.plan_view import improved, named, plan_lines, short_lines, why
 from tui.screens.stage import Stage
 from tui.widgets.bars import track
@@ -267,7 +267,7 @@ class PlanScreen(Stage):
         try:
             self.desk.change(**settings)
         except ConfigError as error:
-            form.say(error.message, wrong=True)
+            form.say(refusal(error.message), wrong=True)
             return False
         self.problem = ("", "")
         self.edgetune.show_desk()

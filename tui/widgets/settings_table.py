@@ -90,7 +90,8 @@ class SettingsTable(Vertical):
         """Rows, the line over them, the line below them."""
         yield SettingRows(cursor_type="row", zebra_stripes=False)
         line = ValueInput(compact=True)
-        line.styles.border, line.styles.height, line.styles.padding = None, 1, 0  # the app's own style has a frame
+        line.styles.border = ("none", "black")  # the app's own style has a frame
+        line.styles.height, line.styles.padding = 1, 0
         yield line
         yield Static("", id="setting-line", markup=False)
 
