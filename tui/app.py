@@ -154,7 +154,7 @@ class EdgeTune(App[None]):
             if not shown:
                 self.notify(note.text, title=note.title, severity=note.severity, timeout=10, markup=False)
         self.keep()
-        if self.desk.take_change() and isinstance(self.screen, Stage):
+        if self.desk.take_change():
             self.show_desk()
         self.set_timer(LIVE if self.desk.is_live else IDLE, self.tick)
 
@@ -174,15 +174,21 @@ class EdgeTune(App[None]):
 
     def show_desk(self) -> None:
         """Lets the screen that is shown show what the desk holds now."""
-        if isinstance(self.screen, Stage):
-            self.dress(self.screen)
-            self.screen.desk_changed()
+        if stage := self.stage_shown:
+            self.dress(stage)
+            stage.desk_changed()
+
+    @property
+    def stage_shown(self) -> Stage | None:
+        """The stage that is shown, from when it is composed until the app takes it down."""
+        screen = self.screen if self.screen_stack else None
+        return screen if isinstance(screen, Stage) and screen.query(TopBar) else None
 
     def look_at_machine(self) -> None:
         """Memory in the top bar."""
         self.machine.look()
-        if isinstance(self.screen, Stage):
-            self.dress(self.screen)
+        if stage := self.stage_shown:
+            self.dress(stage)
 
     def dress(self, screen: Stage) -> None:
         """Brings a screen's top bar up to date."""

@@ -180,6 +180,8 @@ def norm_tile(view: RunView) -> list[Content]:
 def memory_tile(view: RunView) -> list[Content]:
     """At 80 columns: peak of what is here."""
     used = view.memory_bytes or view.state.memory_bytes
+    if not used:
+        return [literal("–", "bold")]
     return [literal(f"{used / 1e9:.1f}", "bold") + quiet(f"/{view.limit_bytes / 1e9:.1f} GB")]
 
 

@@ -104,8 +104,8 @@ class ExportState:
         """Whether a step is done, at work, or to come."""
         if self.phase == "done":
             return "done"
-        if self.stage is not None and self.phase == "working" and step_of(self.stage.name) == step:
-            return "now"
+        if self.stage is not None and self.phase in ("working", "failed") and step_of(self.stage.name) == step:
+            return "now" if self.phase == "working" else "failed"
         wanted = self.stages(step)
         if wanted and all(any(name == done for done in self.finished) for name in wanted):
             return "done"

@@ -60,7 +60,7 @@ def now_part(state: ExportState, width: int) -> Content:
     assert state.stage is not None
     left = state.stage.seconds_left
     name = one_line(state.stage.name.partition(" ")[2] or state.stage.name).truncate(22, ellipsis=True)
-    cells = max(width - 46, 6)
+    cells = max(width - 48, 6)
     shown = name + Content(" " * (24 - name.cell_length)) + track(state.stage.share, cells)
     return (
         shown

@@ -66,6 +66,8 @@ class PlanScreen(Stage):
     PlanScreen #better { height: auto; max-height: 8; padding: 0; }
     PlanScreen #suggestions { height: auto; max-height: 6; overflow-x: hidden; }
     PlanScreen #brief { height: 4; }
+    PlanScreen #brief-lines { text-wrap: nowrap; text-overflow: ellipsis; }
+    PlanScreen #better.-hidden { display: none; }
     PlanScreen #problem { display: none; border: round $error; }
     PlanScreen #problem.-shown { display: block; }
     """
@@ -193,6 +195,7 @@ class PlanScreen(Stage):
         if told:
             table.move_cursor(row=min(at, len(told) - 1))
         panel = self.query_one("#better", Panel)
+        panel.set_class(self.plan is None, "-hidden")
         panel.retitle("Suggestions" if told or not self.plan else "Suggestions: none, it is good as it is")
 
     def draw_plan(self) -> None:

@@ -185,9 +185,10 @@ class TrainScreen(Stage):
 
     def nothing_yet(self, view: RunView) -> Content:
         """What stands where the loss will appear."""
+        first = dashboard.quiet("The loss appears with the first step.")
         if view.phase != "starting":
-            return dashboard.quiet("The loss appears with the first step." if view.phase == "training" else "No step was made.")
-        lines = [dashboard.quiet("The loss appears with the first step."), Content("")]
+            return first if view.phase in ("training", "none") else dashboard.quiet("No step was made.")
+        lines = [first, Content("")]
         if progress := view.state.progress:
             share = progress.done / progress.total if progress.total else 0
             part = f"{share:.0%}" if progress.total else f"{progress.done:,.0f} {progress.unit}"
@@ -203,7 +204,7 @@ class TrainScreen(Stage):
         """One prompt, before and now."""
         samples, panel = self.query_one(SampleView), self.query_one("#sample", Panel)
         wanted = bool(view.config and view.config.checks.samples)
-        text = "Answers appear with each validation." if wanted else "What the model answers appears here: g asks it something."
+        text = "Answers appear with each validation." if wanted else "What the model answers while it trains appears here."
         samples.show(view.state.samples, dashboard.quiet(text))
         panel.retitle(samples.title)
         panel.remark("[ ] other prompts · g new sample" if len(view.state.samples) > 1 else "g new sample")

@@ -112,8 +112,10 @@ class SettingsTable(Vertical):
         """Gives the reasons the width there is, so that they end in an ellipsis and nothing scrolls sideways."""
         table = self.query_one(SettingRows)
         column = next(each for key, each in table.columns.items() if key.value == "why")
-        column.auto_width, column.width = False, max(self.size.width - LABEL - VALUE - 6 * table.cell_padding - 1, 8)
-        table.refresh(layout=True)
+        width = max(self.size.width - LABEL - VALUE - 6 * table.cell_padding - 1, 8)
+        if column.width != width:
+            column.auto_width, column.width = False, width
+            table.refresh(layout=True)
 
     def show(self, values: list[tuple[str, str]]) -> None:
         """A value and a reason for each row; only what differs is drawn."""
@@ -125,6 +127,7 @@ class SettingsTable(Vertical):
             table.update_cell(row.key, "value", cell(value[0]))
             table.update_cell(row.key, "why", cell(value[1], quiet))
         self.drawn = values
+        self.widen()
 
     def say(self, text: str, wrong: bool = False) -> None:
         """The line below: bounds, or what is wrong."""
@@ -146,8 +149,8 @@ class SettingsTable(Vertical):
         self.editing = table.cursor_row
         pad = table.cell_padding
         y = 1 + table.cursor_row - round(table.scroll_y)
-        line.styles.offset = (LABEL + 3 * pad - 1, y)
-        line.styles.width = VALUE + 2
+        line.styles.offset = (LABEL + 3 * pad, y)
+        line.styles.width = VALUE + 1
         line.value = text
         line.add_class("-open")
         line.focus()
