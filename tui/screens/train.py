@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Static
 
 from edgetune.errors import EdgeTuneError
 from edgetune.training.control import AnyCommand, Pause, Resume, Sample, Save, Stop, send
@@ -89,12 +88,13 @@ class TrainScreen(Stage):
         super().__init__()
         self.reader: RunReader | None = None
         self.view = RunView()
+        self.noticed = ""  # the title of the notice
         self.wish = ""
         self.wished: RunState | None = None  # how the run stood when something was asked of it
 
     def body(self) -> ComposeResult:
         """The frame; `desk_changed` fills it."""
-        yield Static("", id="status", markup=False)
+        yield Lines(id="status")
         with Horizontal(id="tiles"):
             for name, title, kind, _ in TILES:
                 yield Panel(Lines(id=f"tile-{name}"), title=title, classes=kind or None)
@@ -155,7 +155,7 @@ class TrainScreen(Stage):
         if not self.is_mounted or not self.size.width:
             return
         view = self.view
-        self.query_one("#status", Static).update(dashboard.status_line(view, self.size.width))
+        self.query_one("#status", Lines).show(dashboard.status_line(view, self.size.width))
         lines = 1 if self.has_class("-narrow") else 2
         for name, _, _, tile in TILES:
             self.query_one(f"#tile-{name}", Lines).show(*tile(view)[:lines])
@@ -173,7 +173,9 @@ class TrainScreen(Stage):
         panel = self.query_one("#notice", Panel)
         panel.set_class(bool(lines), "-shown")
         if lines:
-            panel.border_title = literal(title, f"bold {style}")  # pyright: ignore[reportAttributeAccessIssue]
+            if title != self.noticed:
+                self.noticed = title
+                panel.border_title = literal(title, f"bold {style}")  # pyright: ignore[reportAttributeAccessIssue]
             self.query_one("#notice-lines", Lines).show(*lines)
 
     def draw_plot(self, view: RunView) -> None:
