@@ -162,7 +162,7 @@ def climb(name: str, rung: Rung, backend: str) -> dict[str, Any]:
         plan = edgetune(["plan", config, *common])
         usable = None
         if rung.small:
-            usable = plan["peak_bytes"] - 1
+            usable = plan["peak_bytes"] - plan["parts"]["folded weights"] // 2
             plan = edgetune(["plan", config, *common], usable)
         trained = edgetune(["train", config, "--run", str(folder / "run"), *common], usable)
         text = (folder / "run" / "run.toml").read_text("utf-8")
