@@ -7,8 +7,7 @@ import numpy as np
 from edgetune.backend.numpy_stream import StreamOps, bend, blocks
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Linear, Norm, Tokens
-
-VOCABULARY = 2048  # tokens whose logits exist at once
+from edgetune.backend.sizes import VOCABULARY
 
 
 class Walk(NamedTuple):

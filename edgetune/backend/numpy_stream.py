@@ -10,8 +10,6 @@ from edgetune.backend.numpy_folds import FoldedWeights
 from edgetune.backend.numpy_tape import Floats, Tape, Value
 from edgetune.backend.ops import Linear, Norm, Tokens
 
-BLOCK = 64  # rows of an elementwise pass
-
 NormBackward = Callable[[Floats], Floats]
 
 

@@ -24,7 +24,7 @@ from edgetune.text.tokenizer import load_tokenizer
 from edgetune.training import session
 from edgetune.training.session import Prepared
 from edgetune.workspace.outcomes import answered, questions_of, source_of
-from edgetune.workspace.planning import RunPlan, plan_run
+from edgetune.workspace.planning import Planned, plan_run
 
 OnEvent = Callable[[Event], None]
 KINDS = ("F16", "Q8_0", "Q4_K_M")
@@ -69,7 +69,7 @@ class Demo:
         self.template: ChatTemplate | None = load_template(self.model, self.tokenizer)
         self.test = [self.rows / "test.jsonl"]
 
-    def plan(self) -> tuple[Prepared, RunPlan]:
+    def plan(self) -> tuple[Prepared, Planned]:
         """The rows, read, and what training on them will take."""
         prepared = session.prepare(demo_config(self.model, self.rows), self.model)
         return prepared, plan_run(prepared, self.folder, self.on_event)
@@ -83,7 +83,7 @@ class Demo:
         accuracy = exact([each.reply for each in answers], [each.reference for each in answers])["accuracy"]
         return Score(evaluate(opened, examples, worker_count()).loss, accuracy, answers)
 
-    def train(self, prepared: Prepared, plan: RunPlan, should_stop: Callable[[], bool]) -> RunFinished:
+    def train(self, prepared: Prepared, plan: Planned, should_stop: Callable[[], bool]) -> RunFinished:
         """The run."""
         return session.train(prepared, self.folder / "run", plan.resources, self.on_event, should_stop)
 
