@@ -31,7 +31,7 @@ COLUMNS = (
     ("project", "Project", 16),
     ("model", "Base model", 16),
     ("stage", "Stage", 17),
-    ("loss", "Held-out", 8),
+    ("loss", ">Held-out", 8),
     ("changed", "Changed", 10),
 )
 WELCOME = (
@@ -65,7 +65,7 @@ class Home(Stage):
     Home #side { width: 40; height: 1fr; }
     Home #card { height: auto; max-height: 15; }
     Home #runs { height: 1fr; }
-    Home #filter { display: none; border: none; height: 1; padding: 0 1; background: $panel; }
+    Home #filter { display: none; }
     Home #filter.open { display: block; }
     Home #next { height: auto; }
     """
@@ -78,7 +78,7 @@ class Home(Stage):
 
     def body(self) -> ComposeResult:
         """Everything is there at once, and filled as it is found."""
-        yield Input(placeholder="filter by name or model…", id="filter")
+        yield Input(placeholder="filter by name or model…", id="filter", classes="line")
         with Horizontal(id="main"):
             yield Panel(ListTable(*COLUMNS, id="list"), title="Projects", id="projects")
             with Vertical(id="side", classes="wide-only"):

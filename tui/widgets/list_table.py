@@ -10,7 +10,7 @@ from textual.widgets import DataTable
 
 
 class ListTable(DataTable[Text]):
-    """Columns are (key, title, width); `show_rows` replaces what changed and keeps the cursor on its row."""
+    """Columns are (key, title, width), ">" before a title aligns it right; `show_rows` replaces what changed and keeps the cursor on its row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", show=False, id="list.down"),
@@ -20,6 +20,7 @@ class ListTable(DataTable[Text]):
     ]
     DEFAULT_CSS = """
     ListTable { background: $background; height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    ListTable:focus { background-tint: $foreground 0%; }
     """
 
     def __init__(self, *columns: tuple[str, str, int], id: str | None = None):
@@ -30,7 +31,8 @@ class ListTable(DataTable[Text]):
     def on_mount(self) -> None:
         """The columns are there before any row is."""
         for key, title, width in self.wanted:
-            self.add_column(Text(title, no_wrap=True), key=key, width=width)
+            justify = "right" if title.startswith(">") else "left"
+            self.add_column(Text(title.removeprefix(">"), no_wrap=True, justify=justify), key=key, width=width)
 
     def show_rows(self, rows: Sequence[tuple[str, Sequence[Text]]]) -> None:
         """Shows rows, each (key, cells). Where the keys are the same only what differs is drawn."""
