@@ -10,7 +10,7 @@ from textual.widgets import DataTable
 
 
 class ListTable(DataTable[Text]):
-    """Columns are (key, title, width), ">" before a title aligns it right; `show_rows` replaces what changed and keeps the cursor on its row."""
+    """Columns are (key, title, width); ">" before a title aligns it right. `show_rows` replaces what changed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", show=False, id="list.down"),
