@@ -23,6 +23,7 @@ from edgetune.workspace.runs import RunSummary, is_alive, summary
 
 CHUNK = 256 << 10  # bytes of events that are folded at once: some ten milliseconds
 children: list[subprocess.Popen[bytes]] = []
+NO_STATE = RunState()
 NOWHERE = "none"  # stands for a model that is not chosen yet, where a config is checked
 
 

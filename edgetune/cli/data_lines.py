@@ -1,9 +1,11 @@
 """`data --lines`: the rows for a program to look through. Requests come on standard input, answers on standard output.
 
-    told    {"report": {…as --json…, "total": 1204, "groups": [[kind, sign, rows, message, [row, …]], …], "template": "…"}}
+    told    {"report": {…as --json…, "total": 1204, "bins": [["≤64", rows], …],
+                        "groups": [[kind, sign, rows, message, [row, …]], …], "template": "…"}}
     asked   {"rows": [first, count]}       {"rows": [first, [[words, tokens, trained, sign, file, line], …]]}
             {"row": 17}                    {"row": {"at", "file", "line", "held_out", "problems", "parts", "pieces", "raw"}}
             {"find": "parcel", "after": 3} {"found": 12}, or null
+            {"places": [[file, line], …]}  {"places": [12, …]}, null for a line where no row begins
             anything that is wrong         {"error": {"kind", "message", "hint"}}; the next request may be better
 
 Rows are numbered from 0. A piece is [text, flags, part]: flags 1 trained, 2 control token; part -1 is the template's own.
@@ -22,7 +24,7 @@ from edgetune.errors import EdgeTuneError, InputError
 if TYPE_CHECKING:
     from edgetune.workspace.row_browser import RowBrowser
 
-LONGEST = 1 << 20  # characters of a request
+LONGEST = 4 << 20  # characters of a request
 MOST = 1000  # rows of a page
 
 
@@ -32,14 +34,15 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     rows: tuple[int, int] | None = None
     row: int | None = None
     find: str | None = None
+    places: list[tuple[str, int]] | None = None
     after: int = -1
 
 
 def serve(report: dict[str, Any], browser: "RowBrowser", source: TextIO, out: TextIO) -> None:
     """Tells the report, and answers until the input ends."""
     template = browser.found.template
-    more = {"total": len(browser.entries), "groups": browser.groups(), "template": template.source if template else ""}
-    tell(out, report={**report, **more})
+    more = {"total": len(browser.entries), "bins": browser.bins(), "groups": browser.groups()}
+    tell(out, report={**report, **more, "template": template.source if template else ""})
     while line := source.readline(LONGEST):
         try:
             tell(out, **answer(browser, line))
@@ -65,6 +68,8 @@ def answer(browser: "RowBrowser", line: str) -> dict[str, Any]:
         if not 0 <= request.row < len(browser.entries):
             raise InputError(f"there is no row {request.row}", hint=f"there are {len(browser.entries)}")
         return {"row": browser.detail(request.row)}
+    if request.places is not None:
+        return {"places": browser.places(request.places)}
     return {"found": browser.find(request.find or "", request.after)}
 
 

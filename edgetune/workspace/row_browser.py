@@ -4,6 +4,7 @@ The rows are read once; a million short ones take no more than their tokens and 
 """
 
 import json
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -132,6 +133,23 @@ class RowBrowser:
                 group.at.append(at)
                 found[kind] = group._replace(rows=group.rows + 1)
         return sorted(found.values(), key=lambda group: ("!✂=~".index(group.sign), -group.rows))
+
+    def bins(self) -> list[tuple[str, int]]:
+        """Rows by their length in tokens, in powers of two up to what is allowed; those beyond come last."""
+        most = self.found.report.longest_allowed
+        limits = [limit for limit in (1 << power for power in range(5, 21)) if limit < most] + [most]
+        lengths = sorted(length for side in self.found.sides for length in side.examples.lengths)
+        below = [bisect_right(lengths, limit) for limit in limits]
+        counts = [now - before for before, now in zip([0, *below], below, strict=False)]
+        longest = max((at for at, number in enumerate(counts) if number), default=0)
+        first = next((at for at, number in enumerate(counts) if number), 0)
+        shown = [(f"≤{limits[at]}", counts[at]) for at in range(first, longest + 1)]
+        beyond = sum(problem.kind in ("dropped", "cut", "split") for side in self.found.sides for problem in side.problems)
+        return [*shown, (f">{most}", beyond)] if beyond else shown
+
+    def places(self, wanted: Sequence[tuple[str, int]]) -> list[int | None]:
+        """The numbers of the rows at (file, line)."""
+        return [self.first.get((file, line, 0)) for file, line in wanted]
 
     def detail(self, at: int) -> dict[str, Any]:
         """One row in full."""
