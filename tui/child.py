@@ -112,7 +112,7 @@ def answer_of(out: bytes, err: bytes, code: int) -> dict[str, Any]:
     wrong = documents[-1].get("error") if documents else None
     if isinstance(wrong, dict):
         error = ChildError(str(wrong.get("message")), str(wrong.get("hint", "")), str(wrong.get("kind", "")), code)
-        error.document = document if document is not documents[-1] else {}
+        error.document = {key: value for key, value in document.items() if key != "error"}
         raise error
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else str(-code)

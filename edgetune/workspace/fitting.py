@@ -1,11 +1,10 @@
 """Whether this machine can train a model, before there are rows and a config: a usual run on rows of a usual length."""
 
-from collections.abc import Sequence
-
 from edgetune.architecture.spec import ModelSpec
 from edgetune.config import DataConfig, RunConfig
-from edgetune.hardware import worker_count
-from edgetune.planner.memory import Load, plan_memory
+from edgetune.hardware import memory_now, worker_count
+from edgetune.planner.facts import Facts, RowGroup, shape_of
+from edgetune.planner.memory import plan_memory
 
 ROWS = 64  # of data.max_tokens tokens each
 
@@ -21,5 +20,8 @@ def memory_to_train(spec: ModelSpec, stored_bytes: int) -> dict[str, int]:
     At least: activations are made again, and nothing is kept folded. Where there is room a run takes more and is quicker.
     """
     config = usual_run("-")
-    lengths: Sequence[int] = [config.data.max_tokens] * ROWS
-    return plan_memory(spec, config, Load(lengths, worker_count(), stored_bytes, usable_bytes=0)).parts
+    tokens = config.data.max_tokens
+    rows = (RowGroup(tokens, ROWS, tokens * ROWS),)
+    base = memory_now()
+    facts = Facts(shape=shape_of(spec), rows=rows, workers=worker_count(), stored_bytes=stored_bytes, base_bytes=base)
+    return plan_memory(facts, config).parts

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from tui import store
 from tui.app import EdgeTune
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -31,6 +32,7 @@ def run_app(app: EdgeTune, size: tuple[int, int], steps: Steps) -> None:
 
     async def go() -> None:
         app.machine = StillMachine()  # type: ignore[assignment]
+        store.projects_folder().mkdir(parents=True, exist_ok=True)  # not a first start: no starter project is made
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await steps(pilot)

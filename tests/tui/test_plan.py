@@ -198,7 +198,7 @@ def test_timing_asks_a_child_for_real_steps(child: Child) -> None:
         await frames.settle(pilot)
 
     frames.run_app(app, WIDE, steps)
-    assert child.asked[-1][-1] == "--probe"
+    assert [arguments[0] for arguments in child.asked] == ["plan", "plan"]
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -214,3 +214,15 @@ def test_hostile_text_appears_literally(size: tuple[int, int], child: Child) -> 
         assert "[/foo][@click=app.exit]x[/]" in shown and not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
     frames.run_app(app, size, steps)
+
+
+def test_a_child_that_refuses_has_told_its_facts_nevertheless() -> None:
+    from tui.child import answer_of
+
+    for out in (
+        b'{"facts": {"a": 1}, "error": {"message": "no", "hint": "h"}}\n',
+        b'{"facts": {"a": 1}}\n{"error": {"message": "no"}}\n',
+    ):
+        with pytest.raises(ChildError) as caught:
+            answer_of(out, b"", 4)
+        assert caught.value.message == "no" and caught.value.document == {"facts": {"a": 1}}

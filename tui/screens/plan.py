@@ -121,25 +121,25 @@ class PlanScreen(Stage):
         if wanted != self.facts_of:
             self.facts, self.plan, self.planned, self.facts_of = None, None, None, wanted
             if config.model and config.data.train:
-                self.ask_facts("reading the model and the rows", [])
+                self.ask_facts("reading the model and the rows")
         if self.facts and self.planned != (self.facts, config):
             self.plan = replan(self.facts, config)
             self.planned = self.facts, config
         self.draw()
 
-    def ask_facts(self, what: str, extra: list[str]) -> None:
+    def ask_facts(self, what: str) -> None:
         """Has a child look at model and rows."""
         self.asking, self.progress, self.problem = what, None, ("", "")
-        self.run_worker(self.learn(extra), group="facts", exclusive=True)
+        self.run_worker(self.learn(), group="facts", exclusive=True)
 
-    async def learn(self, extra: list[str]) -> None:
+    async def learn(self) -> None:
         """Takes the facts from a child's plan; one that refuses the run has told them nevertheless."""
         asked = self.facts_of
         with tempfile.TemporaryDirectory(prefix="edgetune-plan-") as folder:
             file = Path(folder) / "plan.toml"
             file.write_text(to_toml(self.desk.config), "utf-8")
             try:
-                document = await ask(["plan", str(file), *extra], self.heard)
+                document = await ask(["plan", str(file)], self.heard)
             except ChildError as error:
                 document = error.document
                 if "facts" not in document:
@@ -324,7 +324,7 @@ class PlanScreen(Stage):
         """Times real steps in a child."""
         config = self.desk.config
         if config.model and config.data.train and not self.asking:
-            self.ask_facts("timing real steps", ["--probe"])
+            self.ask_facts("timing real steps")
             self.draw()
 
     def action_halt(self) -> None:
