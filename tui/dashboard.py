@@ -138,7 +138,7 @@ def train_tile(view: RunView) -> list[Content]:
     if change is not None:
         glyph, style = ("↓", "$success") if change < -FLAT else ("↑", "$warning") if change > FLAT else ("→", "$quiet")
         shown += literal(f" {glyph}{abs(change):.3f}", style)
-    return [shown, quiet("mean of about 10 steps" if change is None else f"against {TREND} steps before")]
+    return [shown, quiet("mean of 10 steps" if change is None else f"against {TREND} steps before")]
 
 
 def valid_tile(view: RunView) -> list[Content]:
