@@ -42,7 +42,7 @@ class EdgeTune(App[None]):
     def __init__(self, desk: Desk | None = None, settings: Settings | None = None):
         super().__init__()
         self.settings = settings or Settings.load()
-        self.desk = desk or Desk()
+        self.desk = desk or Desk(self.settings)
         self.machine = MachineLine()
         self.made: dict[str, Stage] = {}
 
@@ -67,7 +67,7 @@ class EdgeTune(App[None]):
         if wrong:
             self.notify(wrong, title="keys.toml", severity="warning", markup=False)
         self.watch_signals()
-        self.open_stage(0)
+        self.open_stage(self.desk.open_last())
         self.call_after_refresh(self.begin)
 
     def begin(self) -> None:
@@ -147,23 +147,48 @@ class EdgeTune(App[None]):
 
     def tick(self) -> None:
         """Reads what the run that is open has said since, and shows it; then again, sooner while it is live."""
+        if not self.screen_stack:
+            return  # the app is closing
+        shown = self.screen is self.made.get("train")
         for note in self.desk.follow():
-            self.notify(note.text, title=note.title, severity=note.severity, timeout=10, markup=False)
-        if self.desk.take_change() and isinstance(self.screen, Stage):
+            if not shown:
+                self.notify(note.text, title=note.title, severity=note.severity, timeout=10, markup=False)
+        self.keep()
+        if self.desk.take_change():
             self.show_desk()
         self.set_timer(LIVE if self.desk.is_live else IDLE, self.tick)
 
+    def keep(self) -> None:
+        """Keeps changes of the config; the disk may take its time."""
+        if self.desk.unsaved:
+            self.run_worker(self.save_desk, thread=True, exclusive=True, group="save")
+
+    def save_desk(self) -> None:
+        """Saves, and says so where it cannot be done."""
+        if wrong := self.desk.try_save():
+            self.call_from_thread(self.complain, wrong.message, wrong.hint)
+
+    def on_unmount(self) -> None:
+        """Nothing that was changed is lost."""
+        self.desk.try_save()
+
     def show_desk(self) -> None:
         """Lets the screen that is shown show what the desk holds now."""
-        if isinstance(self.screen, Stage):
-            self.dress(self.screen)
-            self.screen.desk_changed()
+        if stage := self.stage_shown:
+            self.dress(stage)
+            stage.desk_changed()
+
+    @property
+    def stage_shown(self) -> Stage | None:
+        """The stage that is shown, from when it is composed until the app takes it down."""
+        screen = self.screen if self.screen_stack else None
+        return screen if isinstance(screen, Stage) and screen.query(TopBar) else None
 
     def look_at_machine(self) -> None:
         """Memory in the top bar."""
         self.machine.look()
-        if isinstance(self.screen, Stage):
-            self.dress(self.screen)
+        if stage := self.stage_shown:
+            self.dress(stage)
 
     def dress(self, screen: Stage) -> None:
         """Brings a screen's top bar up to date."""

@@ -23,6 +23,7 @@ class ChildError(Exception):
     def __init__(self, message: str, hint: str = "", kind: str = "", exit_code: int = 1):
         super().__init__(message)
         self.message, self.hint, self.kind, self.exit_code = message, hint, kind, exit_code
+        self.document: dict[str, Any] = {}  # what it told before it refused
 
 
 async def ask(arguments: Sequence[str], on_event: Callable[[AnyEvent], None] | None = None) -> dict[str, Any]:
@@ -104,19 +105,30 @@ def answer_of(out: bytes, err: bytes, code: int) -> dict[str, Any]:
     Raises:
         ChildError: it says what is wrong, or it died without a word.
     """
-    try:
-        document = json.loads(out) if out.strip() else {}
-    except ValueError:
-        document = {}
-    wrong = document.get("error") if isinstance(document, dict) else None
-    if code == 0 and isinstance(document, dict):
+    documents = documents_of(out)
+    document = documents[0] if documents else {}
+    if code == 0:
         return document
+    wrong = documents[-1].get("error") if documents else None
     if isinstance(wrong, dict):
-        raise ChildError(str(wrong.get("message")), str(wrong.get("hint", "")), str(wrong.get("kind", "")), code)
+        error = ChildError(str(wrong.get("message")), str(wrong.get("hint", "")), str(wrong.get("kind", "")), code)
+        error.document = {key: value for key, value in document.items() if key != "error"}
+        raise error
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else str(-code)
         raise ChildError(f"the process was ended by {name}", "the system may have run out of memory", "killed", code)
-    if isinstance(document, dict) and document:
+    if document:
         return document
     last = err.decode(errors="replace").strip().splitlines()
     raise ChildError(last[-1] if last else f"the process ended with code {code}", "", "", code)
+
+
+def documents_of(out: bytes) -> list[dict[str, Any]]:
+    """The JSON documents that were written, a line each: the answer, and the error that followed it."""
+    found: list[dict[str, Any]] = []
+    for line in out.splitlines():
+        with suppress(ValueError):
+            document = json.loads(line)
+            if isinstance(document, dict):
+                found.append(document)
+    return found

@@ -143,6 +143,18 @@ def read_spec(folder: Path) -> ModelSpec:
     return spec_of(name, Config({**FAMILIES[name].defaults, **config.values}, config.file, config.wrapper))
 
 
+def known_spec(family: str, values: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a model by the keys of its config.json, without its folder.
+
+    Raises:
+        ModelError: a key is absent or wrong.
+        UnsupportedFamily: a family that is not in the list.
+    """
+    if family not in FAMILIES:
+        raise UnsupportedFamily(f"{clean(family)} is not supported", hint="supported: " + ", ".join(FAMILIES))
+    return spec_of(family, Config({**FAMILIES[family].defaults, **values}, Path("config.json")))
+
+
 def spec_of(name: str, config: Config) -> ModelSpec:
     """The spec of a config whose family is known."""
     family = FAMILIES[name]

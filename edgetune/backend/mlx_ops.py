@@ -18,11 +18,10 @@ from edgetune.backend.numpy_weights import BFloat16, FrozenMatrix, Plain, Quanti
 from edgetune.backend.ops import Adapter, HeadShape, Joint, Linear, Norm, Spans, Tokens
 from edgetune.backend.quantized import Packing
 from edgetune.backend.rope import Rope, frequencies
+from edgetune.backend.sizes import NARROWEST, TILE_BYTES, tile_width
 from edgetune.backend.trained_rows import ROWS, TrainedRows
 
 mx: Any = mlx.core  # untyped: what is checked must not depend on whether MLX is installed
-TILE_BYTES = 1 << 25  # of the logits that exist at once in a loss
-NARROWEST = 1024  # tokens of the vocabulary in such a tile
 SQUARES = "squares"
 
 Array = Any  # mx.array
@@ -539,7 +538,7 @@ def mixed_head_loss(h: Array, head: Mixed, targets: Array, cap: float | None) ->
 
 def tiles(kept: int, vocab: int) -> list[slice]:
     """Tiles of the vocabulary whose logits for so many positions stay small."""
-    size = max(NARROWEST, TILE_BYTES // (4 * kept) // NARROWEST * NARROWEST)
+    size = tile_width(kept, TILE_BYTES, NARROWEST)
     return [slice(start, min(vocab, start + size)) for start in range(0, vocab, size)]
 
 

@@ -19,10 +19,10 @@ from edgetune.backend.mlx_ops import Array, Constants, Layout, MlxOps, mx
 from edgetune.backend.mlx_team import MlxTeam
 from edgetune.backend.ops import Row
 from edgetune.backend.runner import Floats, Play
+from edgetune.backend.sizes import padded
 from edgetune.config import TrainingConfig
 
 CACHE_BYTES = 1 << 31  # of buffers that MLX keeps to use them again: without a limit they grow through the night
-SHORTEST, SHARE = 64, 16  # padded lengths are multiples of a sixteenth of the next power of two, and of 4
 
 Inputs = dict[str, Array]
 
@@ -168,12 +168,6 @@ def joined(rows: Sequence[Row]) -> Inputs:
     if any(len(row.spans) > 1 for row in rows):
         inputs["sequences"] = sequences
     return {name: mx.array(array) for name, array in inputs.items()}
-
-
-def padded(length: int) -> int:
-    """The length that so many tokens are padded to."""
-    step = max(SHORTEST, 1 << (length - 1).bit_length()) // SHARE
-    return -(-length // step) * step
 
 
 def dropout_key(seed: int, step: int, row: int) -> Array:

@@ -10,8 +10,7 @@ from edgetune.backend.numpy_stream import StreamOps, bend
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import HeadShape, Norm, Spans
 from edgetune.backend.rope import Rope
-
-QUERIES = 128  # queries whose scores exist at once
+from edgetune.backend.sizes import QUERIES
 
 
 class AttentionOps(StreamOps):

@@ -6,9 +6,10 @@ from zlib import crc32
 import numpy as np
 
 from edgetune.backend.dora import magnitude_gradient, row_lengths
-from edgetune.backend.numpy_stream import BLOCK, StreamOps, blocks
+from edgetune.backend.numpy_stream import StreamOps, blocks
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Adapter, Joint, Linear, Norm
+from edgetune.backend.sizes import BLOCK
 
 
 class LinearOps(StreamOps):

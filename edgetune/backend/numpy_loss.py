@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from edgetune.backend.numpy_stream import StreamOps, bend, blocks
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Linear, Norm, Tokens
+from edgetune.backend.sizes import VOCABULARY
 from edgetune.backend.trained_rows import ROWS
-
-VOCABULARY = 2048  # tokens whose logits exist at once
 
 
 class Walk(NamedTuple):

@@ -12,8 +12,9 @@ import numpy as np
 from edgetune.backend.numpy_attention import AttentionOps
 from edgetune.backend.numpy_linear import LinearOps
 from edgetune.backend.numpy_loss import LossOps
-from edgetune.backend.numpy_stream import BLOCK, blocks
+from edgetune.backend.numpy_stream import blocks
 from edgetune.backend.numpy_tape import Floats, Tape, Value
+from edgetune.backend.sizes import BLOCK
 
 Run = Callable[[Any, Value], Value]
 

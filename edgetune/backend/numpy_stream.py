@@ -12,8 +12,6 @@ from edgetune.backend.numpy_weights import Rows
 from edgetune.backend.ops import Linear, Norm, Tokens
 from edgetune.backend.trained_rows import ROWS
 
-BLOCK = 64  # rows of an elementwise pass
-
 NormBackward = Callable[[Floats], Floats]
 
 

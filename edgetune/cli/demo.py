@@ -35,7 +35,7 @@ def demo(
     before = show.score()
     tell_answers(out, before.answers)
 
-    seconds, peak = plan.time.seconds, plan.memory.peak_bytes
+    seconds, peak = plan.plan.time.seconds, plan.plan.memory.peak_bytes
     heading(out, "Training", f"on {count(len(prepared.train))} rows, planned: {duration(seconds)}, {size(peak)}")
     started = time.monotonic()
     with StopSignals(out) as stop:

@@ -18,6 +18,8 @@ def evaluate(
     per_token: Annotated[
         bool, typer.Option("--per-token", help="With --json: the log-probability of every trained token.")
     ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Score so many rows at most, spread evenly over all; 0: all.")] = 0,
+    worst: Annotated[int, typer.Option(min=0, help="Tell only so many rows, the highest loss first; 0: all.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=8, help="The longest row, in tokens; longer ones are left out.")] = 4096,
     backend: Backend = BackendName.auto,
 ) -> None:
@@ -27,7 +29,7 @@ def evaluate(
     reexec_for_speed()
     from edgetune.workspace.outcomes import evaluate_rows
 
-    result = evaluate_rows(model, adapter, data, task, max_tokens, job.event, backend)
+    result = evaluate_rows(model, adapter, data, task, max_tokens, job.event, backend, limit)
     scores, out = result.scores, job.output
     tokens = f"{count(scores.tokens)} tokens of {count(len(scores.rows))} rows"
     out.say(f"loss {scores.loss:.4f} · perplexity {scores.perplexity:.2f} · {tokens}")
@@ -39,7 +41,7 @@ def evaluate(
         out.say(f"    is         {answer.reply}")
     rows = [
         {"file": row.file, "line": row.line, "loss": row.loss, **({"logprobs": row.logprobs} if per_token else {})}
-        for row in scores.rows
+        for row in (sorted(scores.rows, key=lambda row: -row.loss)[:worst] if worst else scores.rows)
     ]
     out.document(
         {

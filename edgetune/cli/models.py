@@ -1,12 +1,11 @@
 """`models`: the catalogue and the models on this machine; get, import and remove them."""
 
-import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +14,9 @@ from edgetune.cli.output import Output, Styled, table
 from edgetune.errors import EdgeTuneError, InputError, ModelError
 from edgetune.units import parameters, size
 
-FLOAT_BYTES = 4
-OVERHEAD_BYTES = 500_000_000  # Python, activations, an adapter: `plan` tells exactly
+if TYPE_CHECKING:
+    from edgetune.architecture.spec import ModelSpec
+
 HEADS = ("model", "size", "disk", "family", "licence", "training", "here")
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -25,7 +25,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of the librar
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model as the list shows it; `path` is None where it is not on this machine."""
+    """One model as the list shows it; `path` is None where it is not on this machine.
+
+    `to_train`: the bytes of a usual run by part; empty where the model cannot be used. `fits`: this machine can give them.
+    """
 
     name: str
     repository: str
@@ -36,6 +39,13 @@ class ModelRow:
     license: str
     fits: bool
     problem: str = ""
+    summary: str = ""
+    gated: bool = False  # its licence is accepted on the hub first
+    layers: int = 0
+    context: int = 0  # tokens
+    template: bool = True  # it has a chat template
+    to_train: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    to_train_bytes: int = 0
 
 
 @app.callback(invoke_without_command=True)
@@ -49,6 +59,8 @@ def models(context: typer.Context, as_json: AsJson = False, events: EventsFile =
 
 def show(job: Job) -> None:
     """Shows the table, and what is unfinished."""
+    from edgetune.hardware import usable_memory
+    from edgetune.hub.connection import is_offline
     from edgetune.hub.library import unfinished
 
     rows, broken_off = rows_of_all(), unfinished()
@@ -61,7 +73,14 @@ def show(job: Job) -> None:
             job.output.note(Styled("warning:", "yellow"), f" {row.name} cannot be used: {row.problem}")
     for left in broken_off:
         job.output.note(f"{left.name} is not complete ({size(left.bytes)} are here): `edgetune models get {left.name}`")
-    job.output.document({"models": rows, "unfinished": [left._asdict() for left in broken_off]})
+    job.output.document(
+        {
+            "models": rows,
+            "unfinished": [left._asdict() for left in broken_off],
+            "usable_bytes": usable_memory(),
+            "offline": is_offline(),
+        }
+    )
 
 
 def cells(row: ModelRow) -> Sequence[str]:
@@ -82,40 +101,76 @@ def rows_of_all() -> list[ModelRow]:
     for entry in catalog.catalogue():
         folder = entry.folder or library.find_installed(entry.repository)
         here = {name: path for name, path in here.items() if path != folder}
-        if folder:
-            rows.append(row_of(entry.name, folder))
-        else:
-            known = (entry.family, entry.parameters, entry.about_bytes, entry.license, fits(entry.parameters))
-            rows.append(ModelRow(entry.name, entry.repository, None, *known))
+        rows.append(row_of(entry.name, folder) if folder else known_row(entry.name))
     return rows + [row_of(name, folder) for name, folder in here.items()]
+
+
+def known_row(name: str) -> ModelRow:
+    """A model of the catalogue that is not on this machine."""
+    from edgetune.architecture.spec import known_spec
+    from edgetune.hub import catalog
+
+    entry = catalog.find(name)
+    assert entry is not None
+    facts = facts_of(known_spec(entry.family, entry.config), entry.about_bytes)
+    return ModelRow(
+        entry.name, entry.repository, None, entry.family, entry.parameters, entry.about_bytes, entry.license,
+        summary=entry.summary, gated=entry.gated, **facts,
+    )  # fmt: skip
 
 
 def row_of(name: str, folder: Path) -> ModelRow:
     """A model on this machine, by what its own files say; one that cannot be used says why."""
-    from edgetune.architecture.load import check_shapes, parameter_shapes
+    from edgetune.architecture.load import check_shapes
     from edgetune.architecture.spec import read_spec
     from edgetune.architecture.weights import WeightFolder
     from edgetune.hub import catalog, library
+    from edgetune.text.chat_template import named_templates
 
     entry, record = catalog.find(name), library.read_record(folder)
     repository = entry.repository if entry else record.source if record and "/" in record.source else ""
     license = (entry.license if entry else "") or (record.license if record else "")
     family, number, problem = entry.family if entry else "", entry.parameters if entry else 0, ""
+    facts: dict[str, Any] = {"fits": False}
     try:
         spec = read_spec(folder)
-        family, number = spec.family, sum(math.prod(shape) for shape in parameter_shapes(spec).values())
-        check_shapes(spec, WeightFolder(folder), folder)
+        weights = WeightFolder(folder)
+        family, number = spec.family, numbers_of(spec)
+        check_shapes(spec, weights, folder)
+        facts = {**facts_of(spec, weights.stored_bytes), "template": bool(named_templates(folder))}
     except EdgeTuneError as error:
         problem = error.message
     stored = sum(file.stat().st_size for file in library.model_files(folder))
-    return ModelRow(name, repository, folder, family, number, stored, license, fits(number), problem)
+    summary, gated = (entry.summary, entry.gated) if entry else ("", False)
+    return ModelRow(
+        name, repository, folder, family, number, stored, license,
+        problem=problem, summary=summary, gated=gated, **facts,
+    )  # fmt: skip
 
 
-def fits(number: int) -> bool:
-    """A rule of thumb: whether so many parameters, as floats, and what is needed besides find room in memory."""
+def numbers_of(spec: "ModelSpec") -> int:
+    """How many numbers its files hold."""
+    import math
+
+    from edgetune.architecture.load import parameter_shapes
+
+    return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
+
+
+def facts_of(spec: "ModelSpec", stored_bytes: int) -> dict[str, Any]:
+    """What follows from a model's shape: its layers, its context, and what training it takes here."""
     from edgetune.hardware import usable_memory
+    from edgetune.workspace.fitting import memory_to_train
 
-    return number * FLOAT_BYTES + OVERHEAD_BYTES <= usable_memory()
+    parts = memory_to_train(spec, stored_bytes)
+    need = sum(parts.values())
+    return {
+        "fits": need <= usable_memory(),
+        "layers": spec.layers,
+        "context": spec.max_positions,
+        "to_train": {part: number for part, number in parts.items() if number},
+        "to_train_bytes": need,
+    }
 
 
 def get(

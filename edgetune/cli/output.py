@@ -80,13 +80,14 @@ class Output:
             self.clear_status()
             print(json.dumps(builtins(value), allow_nan=False), file=self.out, flush=True)
 
-    def error(self, error: EdgeTuneError) -> None:
-        """One line that says what is wrong, one that says what to do, and the document where it was asked for."""
+    def error(self, error: EdgeTuneError, facts: Mapping[str, Any] | None = None) -> None:
+        """One line that says what is wrong, one that says what to do, and the document where it was asked for, with what is
+        known besides."""
         message, hint = one_line(error.message), one_line(error.hint) or "`edgetune --help` lists the commands"
         early = isinstance(error, StoppedEarly)
         self.note(Styled("stopped:", "yellow") if early else Styled("error:", "red"), f" {message}")
         self.note(Styled("hint:", "cyan"), f" {hint}")
-        self.document({"error": {"kind": error.kind, "message": message, "hint": hint}})
+        self.document({**(facts or {}), "error": {"kind": error.kind, "message": message, "hint": hint}})
 
 
 def moves(stream: TextIO) -> bool:

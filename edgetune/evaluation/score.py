@@ -1,14 +1,19 @@
 """Loss and perplexity on the trained tokens of held-out rows, and the log-probability of each of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgetune.adapters.attach import AdaptedModel
 from edgetune.backend.choice import NUMPY, Backend
 from edgetune.text.batches import to_row
 from edgetune.text.dataset import Example
 from edgetune.training.loss import log_probabilities
+
+ROWS = 32  # that are scored between two signs of life
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,19 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-def evaluate(model: AdaptedModel, examples: Sequence[Example], workers: int, backend: Backend = NUMPY) -> Evaluation:
-    """Scores every row by itself, without packing."""
+def evaluate(
+    model: AdaptedModel,
+    examples: Sequence[Example],
+    workers: int,
+    backend: Backend = NUMPY,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Evaluation:
+    """Scores every row by itself, without packing. `on_rows` is told how many are done."""
     runner = backend.runner(model.parameters, workers)
-    scored = log_probabilities(runner, model.model, [to_row([example]) for example in examples])
+    scored: list[NDArray[np.float32]] = []
+    for start in range(0, len(examples), ROWS):
+        scored += log_probabilities(runner, model.model, [to_row([each]) for each in examples[start : start + ROWS]])
+        on_rows(len(scored))
     rows: list[RowScore] = []
     for example, values in zip(examples, scored, strict=True):
         known = iter(values.tolist())

@@ -95,6 +95,11 @@ def numbers(file: Path) -> tuple[int, ...]:
     return () if -1 in found else found
 
 
+def memory_now() -> int:
+    """Bytes that this process has in memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_memory() -> int:
     """The most bytes that this process ever had in memory.
 

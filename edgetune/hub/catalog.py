@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from edgetune.errors import ModelError
 
@@ -24,6 +24,10 @@ class BaseModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     repository: Annotated[str, Meta(description="on the hub; none for a model that comes with EdgeTune")] = ""
     revision: str = "main"
     files: Annotated[list[str], Meta(min_length=1, description="without these it is not whole")]
+    gated: Annotated[bool, Meta(description="its licence is accepted on the hub before it can be fetched")] = False
+    config: Annotated[
+        dict[str, int | bool], Meta(description="its shape in the keys of config.json, to plan with before it is here")
+    ] = field(default_factory=lambda: dict[str, int | bool]())
 
     @property
     def folder(self) -> Path | None:

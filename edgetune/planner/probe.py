@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edgetune.architecture.spec import ModelSpec
 from edgetune.backend.ops import Row
-from edgetune.planner.time import Speed, Work, layer_seconds, rest_seconds
+from edgetune.planner.facts import Speed, shape_of
+from edgetune.planner.numpy_memory import Form
+from edgetune.planner.rows import Work
+from edgetune.planner.time import counted_seconds, layer_seconds, rest_seconds
 from edgetune.text.batches import to_row
 from edgetune.training.loss import row_loss
 from edgetune.training.order import StepOrder
@@ -28,6 +32,25 @@ LEAST_TOKENS = 16  # of a row
 LEAST_FACTOR = 0.05
 
 
+def measure_speed(workers: int, seconds: float = 0.1) -> Speed:
+    """The best of a few float32 products and copies, on as many threads as BLAS takes here."""
+    a, b = (np.ones((1024, 1024), np.float32) for _ in range(2))
+    source, target = np.ones(1 << 22, np.float32), np.empty(1 << 22, np.float32)
+    product = best_time(lambda: np.matmul(a, b), seconds)
+    copy = best_time(lambda: np.copyto(target, source), seconds)
+    return Speed(flops=2 * 1024**3 / product, bytes=min(workers, 2) * 2 * source.nbytes / copy)  # two cores fill a laptop's bus
+
+
+def best_time(action: Callable[[], object], seconds: float) -> float:
+    """The shortest time of an action that is repeated for that long, twice at least."""
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < seconds:
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def calibrated(prepared: Prepared, resources: Resources, speed: Speed, tell: Callable[[int, int], None]) -> Speed:
     """The speed with what was found on the real model. `tell` hears how many steps of how many are timed.
 
@@ -37,19 +60,24 @@ def calibrated(prepared: Prepared, resources: Resources, speed: Speed, tell: Cal
     total = 2 * (STEPS + 1)
     one, two = first_layers(prepared, 1), first_layers(prepared, min(2, prepared.spec.layers))
     rows = probe_rows(two, resources, speed)
-    work = work_of(rows)
+    work, form, shape = work_of_rows(rows), form_of(resources), shape_of(one.spec)
     times = [
         step_seconds(part, resources, rows, lambda done, n=n: tell(n * (STEPS + 1) + done, total))
         for n, part in enumerate((one, two))
     ]
     layer = max(times[1] - times[0], 0.0) if prepared.spec.layers > 1 else times[0] / 2
-    counted = layer_seconds(one.spec, one.config, work, resources.recompute, speed)
-    rest = rest_seconds(one.spec, work, speed)
-    return replace(
+    counted = layer_seconds(shape, one.config, form, work, speed)
+    rest = rest_seconds(shape, one.config, work, speed)
+    return msgspec.structs.replace(
         speed,
         layer_factor=max(layer / counted, LEAST_FACTOR),
         rest_factor=max((times[0] - layer) / rest, LEAST_FACTOR),
     )
+
+
+def form_of(resources: Resources) -> Form:
+    """How a run with these resources is computed."""
+    return Form(resources.recompute, resources.share_weights)
 
 
 def first_layers(prepared: Prepared, count: int) -> Prepared:
@@ -87,9 +115,7 @@ def probe_rows(prepared: Prepared, resources: Resources, speed: Speed) -> list[R
 
 def seconds_of(prepared: Prepared, rows: Sequence[Row], resources: Resources, speed: Speed) -> float:
     """What a step of these rows should take by the counts."""
-    work = work_of(rows)
-    layers = layer_seconds(prepared.spec, prepared.config, work, resources.recompute, speed)
-    return layers + rest_seconds(prepared.spec, work, speed)
+    return counted_seconds(shape_of(prepared.spec), prepared.config, form_of(resources), work_of_rows(rows), speed)
 
 
 def shortened(row: Row, length: int) -> Row:
@@ -101,12 +127,12 @@ def shortened(row: Row, length: int) -> Row:
     return Row(row.tokens[:length], targets, spans)
 
 
-def work_of(rows: Sequence[Row]) -> Work:
+def work_of_rows(rows: Sequence[Row]) -> Work:
     """One pass over these rows, in one step."""
-    spans = [stop - start for row in rows for start, stop in row.spans]
+    spans = [(stop - start, 1.0) for row in rows for start, stop in row.spans]
+    lengths = [(len(row.tokens), 1.0) for row in rows]
     trained = sum(row.trained_tokens for row in rows)
-    tokens = sum(len(row.tokens) for row in rows)
-    return Work(tokens, trained, len(rows), spans, steps_per_pass=1, total_steps=1, valid_tokens=0)
+    return Work(sum(length for length, _ in lengths), trained, len(rows), spans, lengths, steps_per_pass=1, total_steps=1)
 
 
 def step_seconds(prepared: Prepared, resources: Resources, rows: Sequence[Row], tell: Callable[[int], None]) -> float:

@@ -1,113 +1,182 @@
-"""The time that a run will take on the NumPy path: products of matrices, memory traffic, and Python's own pace.
+"""The time that a run will take: products of matrices, memory traffic, and Python's own pace.
 
-Speeds are measured on the machine in a fraction of a second, counts follow from the shapes; probe.py finds how far the run
-itself is from them.
+Counts follow from the shapes, the machine's speed is measured in a fraction of a second; probe.py finds how far the run itself
+is from them.
 """
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
+import msgspec
 
-from edgetune.architecture.spec import ModelSpec
-from edgetune.backend.numpy_attention import QUERIES
+from edgetune.backend.sizes import QUERIES
 from edgetune.config import RunConfig
-from edgetune.planner.memory import block_floats, block_parameters, trained_layers, trained_parameters
+from edgetune.planner.facts import Facts, ModelShape, Speed
+from edgetune.planner.numpy_memory import Flight, Form, block_floats
+from edgetune.planner.rows import Work, work_of
+from edgetune.planner.trained import FLOAT, trained_layers, trained_parameters
 
 GEMM_SHARE = 0.9  # of the measured speed: the run's products are less square than the measured ones
 PASSES = 8  # times that a kept float is written or read in forward and backward
 OP_SECONDS = 0.7e-3  # Python and NumPy's calls for one block of one row, forward and backward
 TILE_SECONDS = 0.1e-3  # the same for one attention tile of one key head
-FORWARD_SHARE = 0.4  # of a step's time for the same tokens: what a validation costs
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What all cores together do: floating-point operations and bytes moved, per second.
-
-    The factors say how much longer layers, and all that is outside of them, take than these numbers make it.
-    """
-
-    flops: float
-    bytes: float
-    layer_factor: float = 1.0
-    rest_factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What goes through the model in one pass over the rows, how many steps that makes, and how many the run has."""
-
-    tokens: int
-    trained_tokens: int
-    sequences: int
-    spans: Sequence[int]  # lengths of the rows, which attention does not leave
-    steps_per_pass: int
-    total_steps: int
-    valid_tokens: int
+UPDATE_PASSES = 24  # times that a trained float is written or read by the norm and AdamW
+SAMPLE_TOKENS = 120  # of a sample, at most
+FILES = 3  # floats of a checkpoint for each trained number: the number and two moments
 
 
 @dataclass(frozen=True)
 class TimePlan:
-    """Steps, tokens through the model in them, and the seconds of the whole run, validations included."""
+    """Steps, tokens through the model in them, and the seconds of the whole run: `parts` are its start, the steps, the
+    validations, the samples and the checkpoints."""
 
     steps: int
     tokens: int
     seconds: float
     tokens_per_second: float
+    parts: dict[str, float]
 
 
-def measure_speed(workers: int, seconds: float = 0.1) -> Speed:
-    """The best of a few float32 products and copies, on as many threads as BLAS takes here."""
-    a, b = (np.ones((1024, 1024), np.float32) for _ in range(2))
-    source, target = np.ones(1 << 22, np.float32), np.empty(1 << 22, np.float32)
-    product = best_time(lambda: np.matmul(a, b), seconds)
-    copy = best_time(lambda: np.copyto(target, source), seconds)
-    return Speed(flops=2 * 1024**3 / product, bytes=min(workers, 2) * 2 * source.nbytes / copy)  # two cores fill a laptop's bus
-
-
-def best_time(action: Callable[[], object], seconds: float) -> float:
-    """The shortest time of an action that is repeated for that long, twice at least."""
-    times: list[float] = []
-    while len(times) < 2 or sum(times) < seconds:
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def plan_time(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, speed: Speed) -> TimePlan:
-    """Seconds of all steps, and of the validations before, between and after them."""
-    layers = layer_seconds(spec, config, work, recompute, speed)
-    one_pass = speed.layer_factor * layers + speed.rest_factor * rest_seconds(spec, work, speed)
+def plan_time(facts: Facts, config: RunConfig, form: Form, work: Work | None = None) -> TimePlan:
+    """Seconds of a run. Where only the last layers learn, what the others make of a row is kept after the first pass."""
+    work, shape, speed = work or work_of(facts, config), facts.shape, facts.speed
+    first = pass_seconds(shape, config, form, work, speed)
     passes = work.total_steps / work.steps_per_pass
-    validation = one_pass * FORWARD_SHARE * work.valid_tokens / work.tokens
-    validations = 1 + math.ceil(work.total_steps / (config.checks.eval_every or work.total_steps))
-    seconds = one_pass * passes + validation * validations
-    return TimePlan(work.total_steps, round(work.tokens * passes), seconds, work.tokens / one_pass)
+    later = first
+    if keeps_prefix(facts, config):
+        later = pass_seconds(without_frozen(shape, config), config, form, work, speed)
+    steps = first * min(1.0, passes) + later * max(0.0, passes - 1)
+    validation = first * speed.forward_share * work.valid_tokens / max(1, work.tokens)
+    looks = 1 + times(work.total_steps, config.checks.eval_every)
+    parts = {
+        "start": speed.start_seconds,
+        "steps": steps,
+        "validations": validation * looks,
+        "samples": sample_seconds(facts, config) * looks,
+        "checkpoints": save_seconds(shape, config, speed) * saves(work, config),
+    }
+    pace = work.tokens * passes / steps if steps else 0.0
+    return TimePlan(work.total_steps, round(work.tokens * passes), sum(parts.values()), pace, parts)
 
 
-def layer_seconds(spec: ModelSpec, config: RunConfig, work: Work, recompute: bool, speed: Speed) -> float:
+def times(steps: int, every: int) -> int:
+    """How often something happens that happens every so many steps, and at the end."""
+    return math.ceil(steps / every) if every else 1
+
+
+def saves(work: Work, config: RunConfig) -> int:
+    """How many checkpoints are written: one before the first step, those that are due, and those of better validations, of
+    which each is taken to be better than the one before."""
+    every, looks = config.checks.save_every, config.checks.eval_every
+    due = times(work.total_steps, every)
+    if not work.valid_tokens:
+        return 1 + due
+    common = times(work.total_steps, math.lcm(every, looks)) if every and looks else 1
+    return 1 + due + times(work.total_steps, looks) - common
+
+
+def save_seconds(shape: ModelShape, config: RunConfig, speed: Speed) -> float:
+    """Of one checkpoint."""
+    return speed.save_seconds + FLOAT * FILES * trained_parameters(shape, config.adapter) / speed.save_bytes
+
+
+def sample_seconds(facts: Facts, config: RunConfig) -> float:
+    """Of the answers at one validation, each as long as it may get: every weight is read for every token."""
+    if not config.checks.samples:
+        return 0.0
+    shape = facts.shape
+    read = FLOAT * (shape.layers * shape.block_parameters + shape.vocab * shape.dim)
+    token = facts.speed.answer_seconds or read / facts.speed.bytes + shape.layers * OP_SECONDS
+    return len(config.checks.samples) * SAMPLE_TOKENS * token
+
+
+def keeps_prefix(facts: Facts, config: RunConfig) -> bool:
+    """Whether what frozen layers make of a row is kept for later passes."""
+    return facts.backend == "numpy" and trained_layers(facts.shape, config.adapter) < facts.shape.layers
+
+
+def without_frozen(shape: ModelShape, config: RunConfig) -> ModelShape:
+    """The shape of the layers that learn."""
+    return msgspec.structs.replace(shape, layers=trained_layers(shape, config.adapter))
+
+
+def pass_seconds(shape: ModelShape, config: RunConfig, form: Form, work: Work, speed: Speed) -> float:
+    """Seconds of the steps of one pass."""
+    if not speed.factors:
+        layers = speed.layer_factor * layer_seconds(shape, config, form, work, speed)
+        return layers + speed.rest_factor * rest_seconds(shape, config, work, speed)
+    return sum(factor_at(speed, length) * counted_seconds(shape, config, form, part, speed) for length, part in by_length(work))
+
+
+def by_length(work: Work) -> list[tuple[int, Work]]:
+    """A pass in parts, each of the sequences of one length."""
+    total = sum(length * number for length, number in work.lengths)
+    packed = [length for length, _ in work.lengths] != [length for length, _ in work.spans]
+    parts: list[tuple[int, Work]] = []
+    for length, number in work.lengths:
+        share = length * number / total
+        spans = [(span, many * share) for span, many in work.spans] if packed else [(length, number)]
+        parts.append((length, part_of(work, share, number, spans)))
+    return parts
+
+
+def part_of(work: Work, share: float, sequences: float, spans: Sequence[tuple[int, float]]) -> Work:
+    """A share of the tokens of a pass."""
+    return replace(
+        work,
+        tokens=work.tokens * share,
+        trained_tokens=work.trained_tokens * share,
+        sequences=sequences,
+        spans=spans,
+        steps_per_pass=work.steps_per_pass * share,
+    )
+
+
+def factor_at(speed: Speed, length: int) -> float:
+    """How much longer sequences of that length take than counted: between the lengths that were timed, a line."""
+    known = speed.factors
+    at = bisect_left([each for each, _ in known], length)
+    if at in (0, len(known)):
+        return known[min(at, len(known) - 1)][1]
+    (low, below), (high, above) = known[at - 1], known[at]
+    return below + (above - below) * (length - low) / (high - low)
+
+
+def counted_seconds(shape: ModelShape, config: RunConfig, form: Form, work: Work, speed: Speed) -> float:
+    """Seconds of one pass, as counted."""
+    return layer_seconds(shape, config, form, work, speed) + rest_seconds(shape, config, work, speed)
+
+
+def layer_seconds(shape: ModelShape, config: RunConfig, form: Form, work: Work, speed: Speed) -> float:
     """Seconds of all layers in one pass, as counted: products at their speed, traffic at its own, and Python, which one thread
-    at a time runs."""
-    passes = 3 if recompute else 2  # of every block: forward, perhaps again, backward
-    block = block_parameters(spec)
-    trained, learned = trained_layers(spec, config.adapter), trained_parameters(spec, config.adapter)
-    folds = passes * work.sequences if config.adapter.method != "full" else 0
-    keys = sum(length * length / 2 + length * QUERIES / 2 for length in work.spans)  # of all queries, whole tiles
+    at a time runs. Layers that nothing is learned in have a forward only."""
+    passes = 3 if form.recompute else 2  # of every trained block: forward, perhaps again, backward
+    block, adapter = shape.block_parameters, config.adapter
+    trained = trained_layers(shape, adapter)
+    frozen = shape.layers - trained
+    folds = 0.0 if adapter.method == "full" else work.steps_per_pass if form.share_weights else passes * work.sequences
+    keys = sum(number * (length * length + length * QUERIES) / 2 for length, number in work.spans)  # of all queries
+    learned = block * trained if adapter.method == "full" else 2 * trained_parameters(shape, adapter)
 
-    flops = 2 * block * work.tokens * (spec.layers + (passes - 1) * trained)  # forwards, and the backward to the input
-    flops += 2 * learned * work.tokens * (2 if config.adapter.method != "full" else 1)  # gradients of what is trained
-    flops += 2 * config.adapter.rank * block * trained * folds
-    flops += (4 * passes + 6) * spec.heads * spec.head_dim * keys * spec.layers
-    traffic = 8 * block * trained * folds + 4 * PASSES * block_floats(spec) * spec.layers * work.tokens
-    tiles = spec.kv_heads * sum(math.ceil(length / QUERIES) for length in work.spans)
-    python = spec.layers * (OP_SECONDS * work.sequences + TILE_SECONDS * tiles)
+    flops = 2 * block * work.tokens * (frozen + passes * trained)  # forwards, and the backward to the input
+    flops += 2 * learned * work.tokens  # gradients of what is trained
+    flops += 2 * adapter.rank * block * trained * folds
+    flops += ((4 * passes + 6) * trained + 4 * frozen) * shape.heads * shape.head_dim * keys
+    kept = block_floats(shape, adapter, Flight(1, 1)) * (trained + 0.5 * frozen)
+    updated = block * trained if adapter.method == "full" else trained_parameters(shape, adapter)
+    traffic = 8 * block * trained * folds + FLOAT * PASSES * kept * work.tokens
+    traffic += FLOAT * UPDATE_PASSES * updated * work.steps_per_pass
+    tiles = shape.kv_heads * sum(number * math.ceil(length / QUERIES) for length, number in work.spans)
+    python = (trained + 0.4 * frozen) * (OP_SECONDS * work.sequences + TILE_SECONDS * tiles)
     return flops / (GEMM_SHARE * speed.flops) + traffic / speed.bytes + python
 
 
-def rest_seconds(spec: ModelSpec, work: Work, speed: Speed) -> float:
-    """Seconds of one pass outside of the layers, as counted: the products with the head."""
-    return 4 * spec.vocab * spec.dim * work.trained_tokens / (GEMM_SHARE * speed.flops)
+def rest_seconds(shape: ModelShape, config: RunConfig, work: Work, speed: Speed) -> float:
+    """Seconds of one pass outside of the layers, as counted: the products with the head, and where that learns its update."""
+    products = 4 * shape.vocab * shape.dim * work.trained_tokens
+    if config.adapter.method != "full":
+        return products / (GEMM_SHARE * speed.flops)
+    updates = FLOAT * UPDATE_PASSES * (shape.parameters - shape.layers * shape.block_parameters) * work.steps_per_pass
+    return 2 * products / (GEMM_SHARE * speed.flops) + updates / speed.bytes

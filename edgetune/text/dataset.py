@@ -203,18 +203,20 @@ def fitted(row: Rendered, source: RawRow, data: DataConfig) -> Iterator[Example 
     if size <= most:
         yield Example(*row, source.file, source.line)
         return
+    whole = size, int(np.count_nonzero(row.trained))
     lost = int(np.count_nonzero(row.trained[most:]))
     long = f"{count(size)} tokens, at most {count(most)}"
     if data.long_rows == "split":
         pieces = list(split(row, most))
-        yield Problem(source.file, source.line, "split", f"{long}: split into {len(pieces)} pieces")
+        yield Problem(source.file, source.line, "split", f"{long}: split into {len(pieces)} pieces", *whole)
         yield from (Example(*piece, source.file, source.line) for piece in pieces)
     elif data.long_rows == "cut" and row.trained[:most].any():
-        yield Problem(source.file, source.line, "cut", f"{long}: its end is cut off, with {count(lost)} trained tokens")
+        note = f"{long}: its end is cut off, with {count(lost)} trained tokens"
+        yield Problem(source.file, source.line, "cut", note, *whole)
         yield Example(row.ids[:most], row.trained[:most], source.file, source.line)
     else:
         why = "dropped" if data.long_rows == "drop" else "dropped, since nothing before the cut is trained"
-        yield Problem(source.file, source.line, "dropped", f"{long}: {why}")
+        yield Problem(source.file, source.line, "dropped", f"{long}: {why}", *whole)
 
 
 def split(row: Rendered, most: int) -> Iterator[Rendered]:

@@ -45,12 +45,17 @@ class RowError(DataError):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row, or what was done to it. `kind` is one word for programs."""
+    """What is wrong with a row, or what was done to it. `kind` is one word for programs.
+
+    `tokens` and `trained`: of the whole row, where it was too long.
+    """
 
     file: str
     line: int
     kind: str
     message: str
+    tokens: int = 0
+    trained: int = 0
 
     @property
     def bad(self) -> bool:

@@ -23,11 +23,10 @@ from edgetune.architecture.transformer import Model
 from edgetune.backend.numpy_ops import NumpyOps
 from edgetune.backend.numpy_tape import Floats, Value
 from edgetune.backend.ops import Row, Tokens
+from edgetune.backend.sizes import PREFIX_BYTES, PREFIX_SHARE
 from edgetune.faults import fault
 from edgetune.files import flush, free_space, move, sweep, write_file
 
-BUDGET = 10_000_000_000  # bytes on the disk
-SHARE = 0.25  # of what is free there, at most
 CHECKSUM = 4  # bytes at the end of a file
 
 Start = Callable[[Any, Row], Value]  # the ops are NumPy's
@@ -39,14 +38,14 @@ class PrefixCache:
     `made_of`: a text that names the weights, their precision, and the versions that compute with them.
     """
 
-    def __init__(self, folder: Path, model: Model, made_of: str, budget: int = BUDGET):
+    def __init__(self, folder: Path, model: Model, made_of: str, budget: int = PREFIX_BYTES):
         self.folder, self.model = folder, model
         self.made_of = blake2b(f"{made_of}\n{model.frozen_layers}".encode()).digest()
         self.lock, self.stored, self.unflushed = threading.Lock(), 0, list[Path]()
         if folder.is_dir():
             sweep(folder)
             self.stored = sum(file.stat().st_size for file in folder.iterdir())
-        self.budget = min(budget, self.stored + int(SHARE * free_space(folder)))
+        self.budget = min(budget, self.stored + int(PREFIX_SHARE * free_space(folder)))
 
     def start(self, ops: NumpyOps, row: Row) -> Value:
         """(time, dim) of a row after the frozen layers: read, or computed and its examples written down."""

@@ -17,9 +17,13 @@ from edgetune.config import AdapterConfig, ChecksConfig, DataConfig, RunConfig, 
 from edgetune.errors import ChildFailed, ConfigError, Refused, StoppedEarly
 from edgetune.events import Event, Progress, Warned
 from edgetune.files import discard, disk_errors, require_space
-from edgetune.hardware import usable_memory, worker_count
-from edgetune.planner.memory import FLOAT, Load, MemoryPlan, plan_memory, trained_parameters
-from edgetune.planner.time import Work, measure_speed, plan_time
+from edgetune.hardware import memory_now, usable_memory, worker_count
+from edgetune.planner.facts import Facts, RowGroup, shape_of
+from edgetune.planner.memory import MemoryPlan, plan_memory
+from edgetune.planner.numpy_memory import Form
+from edgetune.planner.plan import disk_bytes, require_memory
+from edgetune.planner.probe import measure_speed
+from edgetune.planner.time import plan_time
 from edgetune.units import duration
 from edgetune.workspace import bench_mlx_lm
 from edgetune.workspace.bench_children import Measured, Watch, measure_mlx_lm, measure_ours
@@ -116,6 +120,7 @@ class Ladder:
 
     def __init__(self, wanted: Wanted, place: Path, on_event: OnEvent, should_stop: Callable[[], bool]):
         self.wanted, self.place, self.on_event, self.should_stop = wanted, place, on_event, should_stop
+        self.base_bytes = memory_now()
         self.speed = measure_speed(worker_count())
         self.slower = 1.0  # the last shape's step for each second that was counted for it
         self.peer_slower = 0.0  # mlx-lm's step for each second of ours; 0: not known
@@ -192,21 +197,34 @@ class Ladder:
         Raises:
             DoesNotFit, DiskFull: with what it needs.
         """
-        self.memory_plan(shape).require_fit()
-        run = FLOAT * 4 * trained_parameters(shape.spec, self.config().adapter) * (self.config().checks.keep + 2)
+        require_memory(self.memory_plan(shape), ())
+        run = disk_bytes(self.facts(shape), self.config())
         require_space(self.place, shape.weight_bytes + run, hint="free some, or set EDGETUNE_HOME to a place on another disk")
 
     def memory_plan(self, shape: Shape) -> MemoryPlan:
         """What the run will take."""
-        lengths = [self.wanted.tokens] * self.wanted.rows * (self.wanted.steps + 1)
-        workers = worker_count() if choose_backend(self.wanted.backend) == NUMPY else self.wanted.rows
-        return plan_memory(shape.spec, self.config(), Load(lengths, workers, shape.weight_bytes, usable_memory()))
+        return plan_memory(self.facts(shape), self.config())
+
+    def facts(self, shape: Shape) -> Facts:
+        """What the plans of a shape follow from."""
+        rows, tokens = self.wanted.rows * (self.wanted.steps + 1), self.wanted.tokens
+        on_numpy = choose_backend(self.wanted.backend) == NUMPY
+        return Facts(
+            shape=shape_of(shape.spec),
+            rows=(RowGroup(tokens, rows, rows * (tokens - 1)),),
+            backend="numpy" if on_numpy else "mlx",
+            workers=worker_count() if on_numpy else self.wanted.rows,
+            stored_bytes=shape.weight_bytes,
+            base_bytes=self.base_bytes,
+            usable_bytes=usable_memory(),
+            speed=self.speed,
+        )
 
     def counted_seconds(self, shape: Shape) -> float:
         """Seconds of one step by the counts of the planner."""
-        rows, tokens = self.wanted.rows, self.wanted.tokens
-        work = Work(rows * tokens, rows * (tokens - 1), rows, [tokens] * rows, steps_per_pass=1, total_steps=1, valid_tokens=0)
-        return plan_time(shape.spec, self.config(), work, self.memory_plan(shape).recompute, self.speed).seconds
+        memory, facts = self.memory_plan(shape), self.facts(shape)
+        time = plan_time(facts, self.config(), Form(memory.recompute, memory.share_weights))
+        return time.parts["steps"] / time.steps
 
     def peer_is_quick(self, shape: Shape, ours: Sequence[Measured]) -> bool:
         """Whether mlx-lm's step will be short enough to wait for, as far as that is known; else a warning says so, once."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
-from edgetune.config import AdapterConfig, ChecksConfig, DataConfig, RunConfig, TrainingConfig
+from edgetune.config import DataConfig
 from edgetune.errors import ModelError
 from edgetune.evaluation.score import evaluate
 from edgetune.evaluation.tasks import Answered, exact
@@ -23,8 +23,9 @@ from edgetune.text.dataset import load_examples
 from edgetune.text.tokenizer import load_tokenizer
 from edgetune.training import session
 from edgetune.training.session import Prepared
+from edgetune.workspace.demo_config import demo_config
 from edgetune.workspace.outcomes import answered, questions_of, source_of
-from edgetune.workspace.planning import RunPlan, plan_run
+from edgetune.workspace.planning import Planned, plan_run
 
 OnEvent = Callable[[Event], None]
 KINDS = ("F16", "Q8_0", "Q4_K_M")
@@ -69,7 +70,7 @@ class Demo:
         self.template: ChatTemplate | None = load_template(self.model, self.tokenizer)
         self.test = [self.rows / "test.jsonl"]
 
-    def plan(self) -> tuple[Prepared, RunPlan]:
+    def plan(self) -> tuple[Prepared, Planned]:
         """The rows, read, and what training on them will take."""
         prepared = session.prepare(demo_config(self.model, self.rows), self.model)
         return prepared, plan_run(prepared, self.folder, self.on_event)
@@ -83,7 +84,7 @@ class Demo:
         accuracy = exact([each.reply for each in answers], [each.reference for each in answers])["accuracy"]
         return Score(evaluate(opened, examples, worker_count()).loss, accuracy, answers)
 
-    def train(self, prepared: Prepared, plan: RunPlan, should_stop: Callable[[], bool]) -> RunFinished:
+    def train(self, prepared: Prepared, plan: Planned, should_stop: Callable[[], bool]) -> RunFinished:
         """The run."""
         return session.train(prepared, self.folder / "run", plan.resources, self.on_event, should_stop)
 
@@ -106,15 +107,3 @@ class Demo:
                 )
                 turns.append(Turn(str(messages[-1]["content"]), reply.strip()))
         return turns
-
-
-def demo_config(model: Path, rows: Path) -> RunConfig:
-    """What a person would write for these rows."""
-    return RunConfig(
-        model=str(model),
-        data=DataConfig(train=[str(rows / "train.jsonl")], valid=[str(rows / "valid.jsonl")], max_tokens=256),
-        # So few rows are soon known by heart: dropout keeps what is learned from hanging on their very words.
-        adapter=AdapterConfig(rank=16, alpha=32, dropout=0.3),
-        training=TrainingConfig(epochs=14, batch=4, accumulate=1, rate=4e-3, warmup=0.05),
-        checks=ChecksConfig(eval_every=25, save_every=50),
-    )

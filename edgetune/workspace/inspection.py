@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.architecture.spec import read_spec
-from edgetune.config import RunConfig, apply_setting, convert
+from edgetune.config import DataConfig, RunConfig, apply_setting, convert
 from edgetune.errors import DataError
 from edgetune.events import Event, Progress
 from edgetune.text.batches import split_valid
-from edgetune.text.chat_template import load_template
-from edgetune.text.dataset import Dataset, read_examples, refuse_useless
+from edgetune.text.chat_template import ChatTemplate, load_template
+from edgetune.text.dataset import Dataset, Examples, read_examples, refuse_useless
 from edgetune.text.inspect import DataReport, inspect
-from edgetune.text.tokenizer import load_tokenizer
+from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training.session import has_tokenizer
 from edgetune.workspace.models import find_model
 
@@ -22,10 +22,15 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Inspection:
-    """The report, and why training would refuse these rows; empty where it would not."""
+    """The report, and why training would refuse these rows; empty where it would not. And what the rows were read into."""
 
     report: DataReport
     refusal: str
+    config: DataConfig
+    sides: Sequence[Dataset]  # the rows to train, split or not, and those of data.valid where it names files
+    valid: Examples  # those held out
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
 
 
 def inspect_rows(model: str, files: Sequence[Path], settings: Sequence[str], on_event: OnEvent) -> Inspection:
@@ -65,7 +70,7 @@ def inspect_rows(model: str, files: Sequence[Path], settings: Sequence[str], on_
         max_tokens=config.data.max_tokens,
         fingerprint=data.fingerprint,
     )
-    return Inspection(report, refusal_of(files, data))
+    return Inspection(report, refusal_of(files, data), config.data, read_all, valid, tokenizer, template)
 
 
 def rows_config(model: str, files: Sequence[Path], settings: Sequence[str]) -> RunConfig:

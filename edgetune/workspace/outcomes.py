@@ -16,7 +16,7 @@ from edgetune.export.held_out import PLAIN_TEXTS, PROMPTS, HeldOut
 from edgetune.export.pipeline import Source
 from edgetune.hardware import worker_count
 from edgetune.text.chat_template import ChatTemplate, load_template
-from edgetune.text.dataset import Example, RawRow, load_examples, read_rows
+from edgetune.text.dataset import Example, Examples, RawRow, load_examples, read_rows
 from edgetune.text.tokenizer import Tokenizer, load_tokenizer
 from edgetune.training.session import base_name, has_tokenizer, prepared_at, read_run_config
 from edgetune.workspace import training
@@ -53,8 +53,11 @@ def evaluate_rows(
     max_tokens: int,
     on_event: OnEvent,
     backend: str = "numpy",
+    limit: int = 0,
 ) -> Evaluated:
     """Scores a model on the rows of files, and with a task its answers.
+
+    `limit`: so many rows at most are scored, spread evenly over all; 0: all of them.
 
     Raises:
         ConfigError: an unknown task; MLX is asked for and not installed.
@@ -69,13 +72,25 @@ def evaluate_rows(
     data = load_examples(list(files), tokenizer, template, DataConfig(train=[], max_tokens=max_tokens), opened.spec.vocab)
     for problem in data.problems:
         on_event(RowsLeftOut(file=problem.file, line=problem.line, kind=problem.kind, message=problem.message))
-    scores = evaluate(opened, data.examples, worker_count(), chosen)
+    examples = spread(data.examples, limit)
+
+    def told(done: int) -> None:
+        on_event(Progress(stage="scoring", done=done, total=len(examples), unit="rows"))
+
+    scores = evaluate(opened, examples, worker_count(), chosen, told)
     if metric is None:
         return Evaluated(scores)
     if tokenizer is None:
         raise ConfigError("--task needs a tokenizer, the model folder has none", hint="leave --task out")
     answers = answered(opened, tokenizer, template, questions_of(files), on_event, chosen)
     return Evaluated(scores, metric([each.reply for each in answers], [each.reference for each in answers]), answers)
+
+
+def spread(examples: Examples, limit: int) -> Examples:
+    """At most `limit` of the examples, spread evenly over all; 0: all of them."""
+    if not 0 < limit < len(examples):
+        return examples
+    return examples.take(len(examples) * at // limit for at in range(limit))
 
 
 def answered(

@@ -1,56 +1,119 @@
-"""What a run will take, before it starts: memory, time and disk."""
+"""What a run will take, before it starts: the facts of its model, rows and machine, and the plan that follows from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import numpy as np
+
+from edgetune.adapters.lora import adapted_paths
 from edgetune.architecture.quantized_base import BASE_PACKINGS, base_bytes
 from edgetune.architecture.weights import WeightFolder
 from edgetune.backend.choice import NUMPY, Backend
 from edgetune.config import QuantizeBase
 from edgetune.events import Event, Progress
 from edgetune.files import free_space
-from edgetune.hardware import usable_memory, worker_count
-from edgetune.planner.memory import FLOAT, Load, MemoryPlan, plan_memory, trained_parameters
-from edgetune.planner.probe import calibrated
-from edgetune.planner.time import TimePlan, Work, measure_speed, plan_time
+from edgetune.hardware import memory_now, usable_memory, worker_count
+from edgetune.planner.facts import Counted, Facts, RowGroup, shape_of
+from edgetune.planner.memory import MemoryPlan
+from edgetune.planner.plan import RunPlan, replan, require_memory
+from edgetune.planner.probe import calibrated, measure_speed
+from edgetune.planner.rows import grouped, settings_of
+from edgetune.text.dataset import Example
 from edgetune.training.order import StepOrder
-from edgetune.training.prefix import BUDGET, SHARE
 from edgetune.training.session import Prepared, Resources
 
 OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """Memory, time and disk of a run, and what the trainer is given."""
+class Planned:
+    """A plan, what it follows from, and what the trainer is given."""
 
-    memory: MemoryPlan
-    time: TimePlan
-    disk_bytes: int
-    free_bytes: int
+    facts: Facts
+    plan: RunPlan
     resources: Resources
 
-    @property
-    def fits(self) -> bool:
-        """Whether the machine has the memory and the disk."""
-        return self.memory.fits and self.disk_bytes <= self.free_bytes
 
-
-def plan_resources(prepared: Prepared, workers: int | None = None, backend: Backend = NUMPY) -> tuple[MemoryPlan, Resources]:
-    """The memory that a run takes, and what the trainer is given. `workers`: as many as the run was begun with.
-
-    Left out, there is one for each core; on MLX they are the rows of a micro-batch, which go through together.
+def plan_run(prepared: Prepared, place: Path, on_event: OnEvent, backend: Backend = NUMPY) -> Planned:
+    """Everything that can be said of a run before it starts, from a few timed steps; `place` is where its folder will lie.
 
     Raises:
         AdapterError: the adapter does not fit the model.
     """
-    workers = workers or (worker_count() if backend.name == "numpy" else prepared.config.training.batch)
-    weights = prepared.weights
-    stored = weights.stored_bytes if weights else 0
-    load = Load(prepared.lengths, workers, stored, usable_memory(), packed_bytes(weights) if weights else {})
-    memory = plan_memory(prepared.spec, prepared.config, load)
-    return memory, Resources(workers, memory.recompute, memory.share_weights, memory.peak_bytes, backend)
+    facts = facts_of(prepared, backend, place=place)
+    plan = replan(facts, prepared.config)
+    if plan.memory.fits:
+
+        def tell(done: int, total: int) -> None:
+            on_event(Progress(stage="timing a few steps", done=done, total=total, unit="steps"))
+
+        speed = measure_speed(facts.workers)
+        speed = calibrated(prepared, resources_of(facts, plan.memory, backend), speed, tell)
+        facts = msgspec.structs.replace(facts, speed=speed)
+        plan = replan(facts, prepared.config)
+    return Planned(facts, plan, resources_of(facts, plan.memory, backend))
+
+
+def plan_resources(prepared: Prepared, workers: int | None = None, backend: Backend = NUMPY) -> Resources:
+    """What the trainer is given. `workers`: as many as the run was begun with; left out, there is one for each core, and on
+    MLX they are the rows of a micro-batch, which go through together.
+
+    Raises:
+        AdapterError: the adapter does not fit the model.
+        DoesNotFit: the machine cannot hold it.
+    """
+    facts = facts_of(prepared, backend, workers)
+    plan = replan(facts, prepared.config)
+    require_memory(plan.memory, plan.suggestions)
+    return resources_of(facts, plan.memory, backend)
+
+
+def resources_of(facts: Facts, memory: MemoryPlan, backend: Backend) -> Resources:
+    """What the trainer is given by a plan."""
+    return Resources(facts.workers, memory.recompute, memory.share_weights, memory.peak_bytes, backend)
+
+
+# ---- facts -------------------------------------------------------------------------------------------------------------
+
+
+def facts_of(prepared: Prepared, backend: Backend = NUMPY, workers: int | None = None, place: Path | None = None) -> Facts:
+    """What a plan of this run follows from. To be asked before the model is touched: what the process has in memory by then
+    is counted as it is.
+
+    Raises:
+        AdapterError: the adapter does not fit the model.
+    """
+    config, spec, weights = prepared.config, prepared.spec, prepared.weights
+    if config.adapter.method != "full":
+        adapted_paths(spec, config.adapter.targets, config.adapter.layers)
+    return Facts(
+        shape=shape_of(spec),
+        rows=whole_rows(prepared),
+        valid=grouped(measures(prepared.valid)),
+        backend="numpy" if backend.name == "numpy" else "mlx",
+        workers=workers or (worker_count() if backend.name == "numpy" else config.training.batch),
+        stored_bytes=weights.stored_bytes if weights else 0,
+        stored_floats=weights is None or weights.info("model.embed_tokens.weight").dtype == "F32",
+        quantized_bytes=packed_bytes(weights) if weights else {},
+        base_bytes=memory_now(),
+        usable_bytes=usable_memory(),
+        free_bytes=free_space((place or Path()).absolute()),
+        counted=counted(prepared),
+    )
+
+
+def counted(prepared: Prepared) -> Counted:
+    """One pass over the rows."""
+    first = StepOrder(prepared.lengths, prepared.config).epoch(0)
+    return Counted(
+        settings=settings_of(prepared.config),
+        tokens=sum(prepared.lengths),
+        trained=sum(trained for _, trained in measures(prepared.train)),
+        sequences=sum(map(len, first)),
+        steps=len(first),
+    )
 
 
 def packed_bytes(weights: WeightFolder) -> dict[QuantizeBase, int]:
@@ -58,47 +121,14 @@ def packed_bytes(weights: WeightFolder) -> dict[QuantizeBase, int]:
     return {precision: base_bytes(weights, precision) for precision in BASE_PACKINGS}
 
 
-def plan_run(prepared: Prepared, place: Path, on_event: OnEvent, backend: Backend = NUMPY) -> RunPlan:
-    """Everything that can be said of a run before it starts, from a few timed steps; `place` is where its folder will lie."""
-    memory, resources = plan_resources(prepared, backend=backend)
-    speed = measure_speed(resources.workers)
-    if memory.fits:
-
-        def tell(done: int, total: int) -> None:
-            on_event(Progress(stage="timing a few steps", done=done, total=total, unit="steps"))
-
-        speed = calibrated(prepared, resources, speed, tell)
-    time = plan_time(prepared.spec, prepared.config, work_of(prepared), resources.recompute, speed)
-    free = free_space(place.absolute())
-    kept = prefix_bytes(prepared, free) if backend == NUMPY else 0
-    return RunPlan(memory, time, disk_bytes(prepared) + kept, free, resources)
+def measures(examples: Iterable[Example]) -> Iterable[tuple[int, int]]:
+    """(tokens, trained tokens) of each."""
+    return ((len(example.ids), int(np.count_nonzero(example.trained))) for example in examples)
 
 
-def work_of(prepared: Prepared) -> Work:
-    """What goes through the model in a run."""
-    order = StepOrder(prepared.lengths, prepared.config)
-    return Work(
-        tokens=sum(prepared.lengths),
-        trained_tokens=sum(int(example.trained.sum()) for example in prepared.train),
-        sequences=sum(len(step) for step in order.epoch(0)),
-        spans=prepared.lengths,
-        steps_per_pass=len(order.epoch(0)),
-        total_steps=order.total,
-        valid_tokens=sum(len(example.ids) for example in prepared.valid),
-    )
-
-
-def disk_bytes(prepared: Prepared) -> int:
-    """What a run folder may grow to: its checkpoints, the best one, one being written, and what it hands over."""
-    floats_of_each = 4  # the trained number, two moments, and the copy that is handed over
-    trained = trained_parameters(prepared.spec, prepared.config.adapter)
-    return FLOAT * floats_of_each * trained * (prepared.config.checks.keep + 2)
-
-
-def prefix_bytes(prepared: Prepared, free: int) -> int:
-    """What is kept of frozen layers: a vector for each token, within the budget, where only the last layers learn."""
-    layers = prepared.config.adapter.layers
-    if prepared.config.adapter.method == "full" or layers == "all" or layers >= prepared.spec.layers:
-        return 0
-    tokens = sum(prepared.lengths) + sum(len(example.ids) for example in prepared.valid)
-    return min(FLOAT * prepared.spec.dim * tokens, BUDGET, int(SHARE * free))
+def whole_rows(prepared: Prepared) -> tuple[RowGroup, ...]:
+    """The rows by length, those that were left out, cut or split because of it in the length that they have in the files."""
+    files = set(prepared.config.data.train)
+    long = {(each.file, each.line): each for each in prepared.problems if each.tokens and each.file in files}
+    kept = prepared.train if not long else (each for each in prepared.train if (each.file, each.line) not in long)
+    return grouped([*measures(kept), *((each.tokens, each.trained) for each in long.values())])

@@ -45,8 +45,7 @@ def train(
     """
     chosen = team_backend(backend)
     prepared = prepare(config, on_event)
-    memory, resources = plan_resources(prepared, backend=chosen)
-    memory.require_fit()
+    resources = plan_resources(prepared, backend=chosen)
     folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
     return session.train(prepared, folder, resources, reporting(folder, on_event), should_stop)
 
@@ -68,8 +67,7 @@ def resume(
     begun = session.begun_with(folder)
     chosen = team_backend(begun.backend if begun and backend == "auto" else backend)
     prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
-    memory, resources = plan_resources(prepared, begun.workers if begun else None, chosen)
-    memory.require_fit()
+    resources = plan_resources(prepared, begun.workers if begun else None, chosen)
     return session.resume(folder, prepared, resources, reporting(folder, on_event), should_stop, force)
 
 

@@ -21,7 +21,8 @@ from edgetune.backend.ops import Row
 from edgetune.config import AdapterConfig
 from edgetune.errors import ModelError
 from edgetune.export.merge import merge
-from edgetune.planner.memory import trained_parameters
+from edgetune.planner.facts import shape_of
+from edgetune.planner.trained import trained_parameters
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "transformers.json").read_text("utf-8"))["cases"]
 FAMILIES = {name: STORED[name]["v4"] for name in ("smollm3", "granite", "phi3-longrope-partial", "gemma2", "gemma3-pattern")}
@@ -79,7 +80,7 @@ def test_new_weights_have_norms_that_change_nothing(name: str, tmp_path: Path) -
     drawn = trained_copy(spec, None, seed=1)
     for key in (key for key in drawn if key.endswith("norm.weight")):
         assert np.all(drawn[key] == 1) and np.all(as_stored(spec, key, drawn[key]) == 1 - spec.norm_offset)
-    assert trained_parameters(spec, AdapterConfig(method="full")) == sum(array.size for array in drawn.values())
+    assert trained_parameters(shape_of(spec), AdapterConfig(method="full")) == sum(array.size for array in drawn.values())
 
 
 def test_targets_that_are_parts_of_a_fused_layer_stand_for_the_whole(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_targets_that_are_parts_of_a_fused_layer_stand_for_the_whole(tmp_path: P
     assert list(few.factors) == ["model.layers.2.self_attn.qkv_proj", "model.layers.2.mlp.gate_up_proj"]
     every = AdapterConfig(rank=2)
     assert set(new_lora(spec, every, 1, "phi").factors) == set(linear_shapes(FAMILIES["phi3-longrope-partial"]))
-    assert trained_parameters(spec, every) == new_lora(spec, every, 1, "phi").parameters
+    assert trained_parameters(shape_of(spec), every) == new_lora(spec, every, 1, "phi").parameters
     write_adapter(tmp_path / "adapter", FAMILIES["phi3-longrope-partial"])
     said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert said["target_modules"] == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]

@@ -174,3 +174,8 @@ def test_no_file_tells_of_the_past_or_of_plans() -> None:
             comment = line.partition("#")[2]
             assert not {"TODO", "FIXME", "XXX", "HACK"} & set(comment.split()), f"{short(file)}:{number}"
             assert "NotImplementedError" not in line, f"{short(file)}:{number}"
+
+
+def test_a_run_is_planned_anew_without_any_library_of_numbers() -> None:
+    """The app does so in its own process, at every key."""
+    assert modules_loaded_by("import edgetune.planner.plan") & (HEAVY | {"platformdirs"}) == set()

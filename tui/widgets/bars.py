@@ -18,3 +18,11 @@ def amount(value: float, most: float, width: int, style: str = "$primary") -> Co
     eighths = round(8 * width * value / most) if most > 0 else 0
     full, part = divmod(max(eighths, 1 if value > 0 else 0), 8)
     return Content.styled("█" * full + (EIGHTHS[part] if part else ""), style)
+
+
+def track(share: float, width: int, style: str = "$primary") -> Content:
+    """A thin line that fills: calmer than a bar where nothing is compared."""
+    halves = round(2 * width * min(max(share, 0.0), 1.0))
+    full, half = divmod(halves, 2)
+    text = "━" * full + "╸" * half
+    return Content.styled(text, style) + Content.styled("─" * (width - len(text)), "$line")

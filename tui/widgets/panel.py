@@ -20,16 +20,21 @@ class Panel(Vertical):
 
     def __init__(self, *children: Widget, title: str = "", remark: str = "", id: str | None = None, classes: str | None = None):
         super().__init__(*children, id=id, classes=classes)
+        self.titles = ("", "")  # title and remark as they stand: setting them anew would draw the box anew
         self.retitle(title)
         self.remark(remark)
 
     def retitle(self, title: str) -> None:
         """Sets what stands in the upper edge; nothing in it is markup."""
-        self.border_title = literal(title) if title else None  # pyright: ignore[reportAttributeAccessIssue]
+        if title != self.titles[0]:
+            self.titles = title, self.titles[1]
+            self.border_title = literal(title) if title else None  # pyright: ignore[reportAttributeAccessIssue]
 
     def remark(self, text: str) -> None:
         """Sets what stands in the lower edge."""
-        self.border_subtitle = literal(text) if text else None  # pyright: ignore[reportAttributeAccessIssue]
+        if text != self.titles[1]:
+            self.titles = self.titles[0], text
+            self.border_subtitle = literal(text) if text else None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Lines(Static):
@@ -37,11 +42,15 @@ class Lines(Static):
 
     def __init__(self, *lines: Content | str, id: str | None = None, classes: str | None = None):
         super().__init__(id=id, classes=classes, markup=False)
+        self.shown = Content("")
         self.show(*lines)
 
     def show(self, *lines: Content | str) -> None:
-        """Replaces the lines."""
-        self.update(Content("\n").join(line if isinstance(line, Content) else literal(line) for line in lines))
+        """Replaces the lines; the same ones are not laid out anew."""
+        content = Content("\n").join(line if isinstance(line, Content) else literal(line) for line in lines)
+        if not content.is_same(self.shown):
+            self.shown = content
+            self.update(content)
 
 
 def panel_of(title: str, *lines: Content | str, id: str) -> ComposeResult:

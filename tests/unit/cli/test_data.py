@@ -39,7 +39,10 @@ def test_all_problems_are_in_the_document(rows: Path, tiny_model: Path, capsys: 
     assert run_main("data", rows, "--model", tiny_model, "--json") == 2
     document = json.loads(capsys.readouterr().out)
     assert [problem["line"] for problem in document["problems"]] == list(range(25, 65))
-    assert set(document["problems"][0]) == {"file", "line", "kind", "message"} and "40 of 64 rows" in document["refusal"]
+    assert (
+        set(document["problems"][0]) == {"file", "line", "kind", "message", "tokens", "trained"}
+        and "40 of 64 rows" in document["refusal"]
+    )
     assert run_main("data", rows, "--model", tiny_model) == 2
     assert "  and 28 more; --json lists them all" in capsys.readouterr().out
 

@@ -42,6 +42,9 @@ def test_the_list_shows_what_is_known_what_is_here_and_what_fits(
     assert (small["family"], small["parameters"], small["license"]) == ("llama", 134_515_008, "apache-2.0")
     assert here["path"] == str(library.place_of(REPOSITORY)) and here["license"] == "apache-2.0"
     assert here["family"] == "llama" and here["parameters"] == 31_392 and not here["problem"]
+    assert (small["layers"], small["context"], here["layers"], here["context"]) == (30, 8192, 2, 256)
+    assert small["to_train_bytes"] == sum(small["to_train"].values()) < 4e9 < large["to_train_bytes"]
+    assert here["template"] and rows["llama-3.2-1b"]["gated"] and not small["gated"]
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert "too large" in text and REPOSITORY in text and "edgetune models get" in text

@@ -8,7 +8,7 @@ from msgspec import Struct
 from rich.cells import cell_len
 
 from edgetune.cli.output import ERASE_LINE, Output, Styled, builtins, fit, render, table
-from edgetune.planner.memory import Suggestion
+from edgetune.planner.suggestions import Suggestion
 
 
 class Terminal(io.StringIO):
@@ -66,7 +66,18 @@ def test_records_and_paths_become_plain_json() -> None:
     value = {1: Point(Path("/x"), (0.5, float("inf"))), "s": [suggestion], "t": True}
     expected: dict[str, Any] = {
         "1": {"place": "/x", "values": [0.5, None]},
-        "s": [{"setting": "data.max_tokens=512", "peak_bytes": 5, "fits": True, "cost": "a cost"}],
+        "s": [
+            {
+                "setting": "data.max_tokens=512",
+                "peak_bytes": 5,
+                "fits": True,
+                "cost": "a cost",
+                "settings": {},
+                "seconds": 0.0,
+                "saves_bytes": 0,
+                "saves_seconds": 0.0,
+            }
+        ],
         "t": True,
     }
     assert builtins(value) == expected

@@ -6,12 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgetune.cli.main import main
 from edgetune.cli.signals import SIGNALS
+from edgetune.config import load
 from edgetune.errors import CheckpointError
 from edgetune.events import Progress, RunFinished, RunStarted, StepFinished, read
+from edgetune.planner.facts import Facts
+from edgetune.planner.plan import replan
 from edgetune.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -142,3 +146,30 @@ def test_the_second_signal_leaves_at_once(config: Path, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     assert not isinstance(next(checkpoint.newest(run)), CheckpointError)
+
+
+def test_a_plan_that_does_not_fit_says_so_with_its_facts(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.workspace.planning.usable_memory", lambda: 1_000_000)
+    assert run_main("plan", config, "--json") == 3
+    document = json.loads(capsys.readouterr().out)
+    assert not document["fits"] and document["error"]["kind"] == "does_not_fit" and document["parts"]
+
+
+def test_the_facts_of_a_plan_give_the_same_plan(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("plan", config, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    again = replan(msgspec.convert(document["facts"], Facts), load(config))
+    assert (again.memory.peak_bytes, again.time.steps) == (document["peak_bytes"], document["steps"])
+    assert again.time.seconds == pytest.approx(document["seconds"])
+
+
+def test_a_run_is_cut_to_end_in_time(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, file = ["--set", "training.steps=100000000"], tmp_path / "tonight.toml"
+    assert run_main("plan", config, *long, "--done-by", "+1h", "--write", file, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["seconds"] < 3600 and document["settings"]["training.steps"] == document["steps"] < 100_000_000
+    assert load(file).training.steps == document["steps"] and document["given_up"]
+    assert run_main("plan", config, *long, "--done-by", "+1h", "--write", file) == 2  # it is there already
+    assert run_main("plan", config, "--done-by", "soon") == 2

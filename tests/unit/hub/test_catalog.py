@@ -1,10 +1,12 @@
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgetune.architecture.spec import SUPPORTED_FAMILIES
+from edgetune.architecture.load import parameter_shapes
+from edgetune.architecture.spec import SUPPORTED_FAMILIES, known_spec
 from edgetune.errors import ModelError
 from edgetune.hub import catalog
 from edgetune.hub.download import is_repository
@@ -53,3 +55,16 @@ def test_a_broken_entry_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "catalog" / "broken.toml").write_text(text, "latin-1")
     with pytest.raises(ModelError, match=r"broken\.toml"):
         catalog.catalogue()
+
+
+@pytest.mark.parametrize("entry", [entry for entry in catalog.catalogue() if entry.repository], ids=lambda entry: entry.name)
+def test_the_shape_of_an_entry_has_the_parameters_that_the_hub_counts(entry: catalog.BaseModel) -> None:
+    """The hub counts them from the files, we from the shape: every number of it is right, or they differ."""
+    spec = known_spec(entry.family, entry.config)
+    assert sum(math.prod(shape) for shape in parameter_shapes(spec).values()) == entry.parameters
+    assert spec.max_positions >= 2048
+
+
+def test_models_whose_licence_is_accepted_first_say_so() -> None:
+    gated = {entry.name for entry in catalog.catalogue() if entry.gated}
+    assert gated == {entry.name for entry in catalog.catalogue() if entry.license in ("gemma", "llama3.2")}

@@ -17,7 +17,13 @@ from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.architecture.weights import WeightFolder, save_safetensors
 from edgetune.config import AdapterConfig, DataConfig, RunConfig, TrainingConfig
 from edgetune.errors import DoesNotFit
-from edgetune.planner.memory import Load, memory_parts, plan_memory, trained_parameters
+from edgetune.planner.facts import Facts, shape_of
+from edgetune.planner.memory import memory_parts, plan_memory
+from edgetune.planner.numpy_memory import Form
+from edgetune.planner.plan import replan
+from edgetune.planner.rows import grouped
+from edgetune.planner.suggestions import with_settings
+from edgetune.planner.trained import trained_parameters
 
 PLENTY = 10**15
 SHAPE = dict(vocab_size=2000, hidden_size=256, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=4)
@@ -91,8 +97,10 @@ def config(
     return RunConfig(model="tiny", data=data, adapter=adapter, training=TrainingConfig(recompute=recompute, **training))  # pyright: ignore[reportArgumentType]
 
 
-def load(lengths: list[int] | None = None, workers: int = 2, usable: int = PLENTY) -> Load:
-    return Load(lengths or [64] * 100, workers, 20_000_000, usable)
+def facts(spec: ModelSpec, lengths: list[int] | None = None, workers: int = 2, usable: int = PLENTY, **others: Any) -> Facts:
+    known: dict[str, Any] = {"stored_bytes": 20_000_000, "stored_floats": True, "free_bytes": PLENTY} | others
+    rows = grouped((length, length) for length in lengths or [64] * 100)
+    return Facts(shape=shape_of(spec), rows=rows, workers=workers, usable_bytes=usable, **known)
 
 
 @pytest.mark.slow  # together
@@ -109,10 +117,9 @@ def test_the_plan_is_what_a_step_takes(tmp_path: Path, recompute: str, weights: 
     assert done.returncode == 0, done.stderr
     before, peak = map(int, done.stdout.split())
     stored = 4 * sum(math.prod(shape) for shape in ((spec.vocab, spec.dim),)) + 4 * 6 * 256 * (256 * 2 + 128 * 2 + 704 * 3)
-    asked, load_of = config(time, method=method), Load([time] * 4, 2, stored, PLENTY)
-    parts = memory_parts(spec, asked, load_of, recompute == "layers", weights == "shared")
-    planned = sum(parts.values()) - parts["interpreter"] - parts["rows"]
-    assert planned == pytest.approx(peak - before, rel=0.2)
+    known = facts(spec, [time] * 4, stored_bytes=stored, base_bytes=before)
+    parts = memory_parts(known, config(time, method=method), Form(recompute == "layers", weights == "shared"))
+    assert sum(parts.values()) == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.slow
@@ -128,7 +135,7 @@ def test_a_quantised_base_takes_what_was_planned(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "model.safetensors", [(name, "BF16", shape) for name, shape in shapes.items()], small)
     weights = WeightFolder(tmp_path)
     fewer = {precision: base_bytes(weights, precision) for precision in BASE_PACKINGS}
-    load = Load([time], 1, weights.stored_bytes, PLENTY, fewer)
+    known = facts(spec, [time], 1, stored_bytes=weights.stored_bytes, stored_floats=False, quantized_bytes=fewer)
     peaks: dict[str, int] = {}
     for precision in ("none", "4bit"):
         command = [sys.executable, "-c", ON_A_FOLDER, str(tmp_path), str(time), precision]
@@ -136,8 +143,8 @@ def test_a_quantised_base_takes_what_was_planned(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         before, after = map(int, done.stdout.split())
         peaks[precision] = after - before
-        parts = memory_parts(spec, config(time, quantize_base=precision), load, True)
-        planned = sum(parts[part] for part in ("weights", "trained", "gradients", "activations", "scratch"))
+        parts = memory_parts(known, config(time, quantize_base=precision), Form(True, False))
+        planned = sum(parts.values()) - parts["optimizer"]
         assert planned == pytest.approx(peaks[precision], rel=0.2)
     assert peaks["none"] - peaks["4bit"] == pytest.approx(weights.stored_bytes - fewer["4bit"], rel=0.15)
 
@@ -146,36 +153,34 @@ def test_what_is_trained_is_counted_exactly(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     for layers in ("all", 2):
         adapter = AdapterConfig(rank=8, layers=layers, targets=["q_proj", "down_proj"])
-        assert trained_parameters(spec, adapter) == new_lora(spec, adapter, 1, "tiny").parameters
+        assert trained_parameters(shape_of(spec), adapter) == new_lora(spec, adapter, 1, "tiny").parameters
         dora = AdapterConfig(method="dora", rank=8, layers=layers, targets=["q_proj", "down_proj"])
         per_layer = spec.linear_shape("q_proj")[0] + spec.linear_shape("down_proj")[0]
         lengths = per_layer * (spec.layers if layers == "all" else 2)
-        assert trained_parameters(spec, dora) == trained_parameters(spec, adapter) + lengths
-    whole = trained_parameters(spec, AdapterConfig(method="full"))
+        assert trained_parameters(shape_of(spec), dora) == trained_parameters(shape_of(spec), adapter) + lengths
+    whole = trained_parameters(shape_of(spec), AdapterConfig(method="full"))
     assert whole == spec.parameters + (2 * spec.layers + 1) * spec.dim
 
 
 def test_what_costs_time_is_chosen_only_where_it_is_needed(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
-    plain = plan_memory(spec, config(), load())
-    assert plain.fits and plain.share_weights and not plain.recompute and plain.suggestions == ()
-    tight = plan_memory(spec, config(), load(usable=plain.peak_bytes - 1))
+    plain = plan_memory(facts(spec), config())
+    assert plain.fits and plain.share_weights and not plain.recompute
+    tight = plan_memory(facts(spec, usable=plain.peak_bytes - 1), config())
     assert tight.fits and not tight.share_weights and not tight.recompute and tight.peak_bytes < plain.peak_bytes
-    tighter = plan_memory(spec, config(), load(usable=tight.peak_bytes - 1))
+    tighter = plan_memory(facts(spec, usable=tight.peak_bytes - 1), config())
     assert tighter.fits and tighter.recompute and tighter.peak_bytes < tight.peak_bytes
-    assert not plan_memory(spec, config(recompute="off"), load(usable=tight.peak_bytes - 1)).fits
-    assert plan_memory(spec, config(recompute="layers"), load()).recompute
+    assert not plan_memory(facts(spec, usable=tight.peak_bytes - 1), config(recompute="off")).fits
+    assert plan_memory(facts(spec), config(recompute="layers")).recompute
 
 
-def test_a_refusal_says_what_would_help(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
-    long = load([1000] * 50)
-    plan = plan_memory(spec, config(1024, recompute="off"), long)
-    least = plan.peak_bytes - plan.parts["folded weights"]
-    refused = plan_memory(spec, config(1024, recompute="off"), load([1000] * 50, usable=least - 1))
+def test_a_refusal_says_what_would_help_the_mildest_first(tmp_path: Path) -> None:
+    spec, asked = spec_of(tmp_path), config(1024, recompute="off")
+    least = memory_parts(facts(spec, [1000] * 50), asked, Form(False, False))
+    refused = replan(facts(spec, [1000] * 50, usable=sum(least.values()) - 1), asked)
     settings = [each.setting for each in refused.suggestions if each.fits]
-    assert settings == ["training.recompute=layers", "data.max_tokens=512", "adapter.layers=3"]
-    assert all(each.peak_bytes < least for each in refused.suggestions)
+    assert settings[0] == "training.recompute=layers" and "adapter.layers=3" in settings
+    assert all(each.saves_bytes > 0 and each.cost for each in refused.suggestions if each.fits)
     with pytest.raises(DoesNotFit) as caught:
         refused.require_fit()
     assert "--set training.recompute=layers" in caught.value.hint
@@ -183,40 +188,56 @@ def test_a_refusal_says_what_would_help(tmp_path: Path) -> None:
 
 def test_fewer_bits_are_suggested_where_they_help_with_their_cost(tmp_path: Path) -> None:
     spec, lengths = spec_of(tmp_path), [64] * 20
-    need = sum(memory_parts(spec, config(64), Load(lengths, 1, 20_000_000, PLENTY), recompute=True).values())
+    need = sum(memory_parts(facts(spec, lengths, 1), config(64), Form(True, False)).values())
 
     def suggested(usable: int, **training: Any) -> list[tuple[str, bool]]:
-        load = Load(lengths, 1, 20_000_000, usable, {"8bit": 10_600_000, "4bit": 5_600_000})
-        plan = plan_memory(spec, config(64, recompute="layers", **training), load)
-        return [(each.setting, each.fits) for each in plan.suggestions if "quantize_base" in each.setting and each.cost]
+        known = facts(spec, lengths, 1, usable, quantized_bytes={"8bit": 10_600_000, "4bit": 5_600_000})
+        found = replan(known, config(64, recompute="layers", **training)).suggestions
+        return [(each.setting, each.fits) for each in found if list(each.settings) == ["training.quantize_base"]]
 
     assert suggested(need - 5_000_000) == [("training.quantize_base=8bit", True)]
     assert suggested(need - 12_000_000) == [("training.quantize_base=4bit", True)]
-    assert suggested(need - 16_000_000) == [("training.quantize_base=4bit", False)]
+    assert suggested(1_000_000) == [("training.quantize_base=4bit", False)]
     assert suggested(need - 12_000_000, quantize_base="8bit") == [("training.quantize_base=4bit", True)]
-    assert suggested(need - 16_000_000, quantize_base="4bit") == []
-    plenty = Load(lengths, 1, 20_000_000, PLENTY, {"4bit": 5_600_000})
-    assert not plan_memory(spec, config(64, quantize_base="4bit"), plenty).share_weights  # which would be floats
-    packed_already = Load(lengths, 1, 20_000_000, need - 5_000_000, {"8bit": 20_000_000, "4bit": 20_000_000})
-    settings = [each.setting for each in plan_memory(spec, config(64, recompute="layers"), packed_already).suggestions]
-    assert not any("quantize_base" in setting for setting in settings)
+    assert suggested(1_000_000, quantize_base="4bit") == []
+    plenty = facts(spec, lengths, 1, quantized_bytes={"4bit": 5_600_000})
+    assert not plan_memory(plenty, config(64, quantize_base="4bit")).share_weights  # which would be floats
+    packed = facts(spec, lengths, 1, need - 5_000_000, quantized_bytes={"8bit": 20_000_000, "4bit": 20_000_000})
+    found = replan(packed, config(64, recompute="layers")).suggestions
+    assert not any("quantize_base" in each.setting for each in found)
+
+
+def test_several_settings_are_suggested_where_none_alone_is_enough(tmp_path: Path) -> None:
+    spec, lengths = spec_of(tmp_path), [1000] * 50
+    asked = config(1024, recompute="off")
+    strong = with_settings(asked, {"training.recompute": "layers", "training.quantize_base": "4bit"})
+    known = facts(spec, lengths, quantized_bytes={"8bit": 10_600_000, "4bit": 5_600_000})
+    need = plan_memory(known, strong).peak_bytes
+    plan = replan(facts(spec, lengths, usable=need + 1_000_000, quantized_bytes=known.quantized_bytes), asked)
+    best = plan.suggestions[0]
+    assert not plan.fits and best.fits and len(best.settings) > 1 and " --set " in best.setting
+    with pytest.raises(DoesNotFit) as caught:
+        plan.require_fit()
+    assert best.setting in caught.value.hint
 
 
 def test_where_nothing_is_enough_it_says_so(tmp_path: Path) -> None:
-    plan = plan_memory(spec_of(tmp_path), config(), load(usable=1))
-    assert plan.recompute and not any(each.fits for each in plan.suggestions)
+    plan = replan(facts(spec_of(tmp_path), usable=1), config())
+    assert plan.memory.recompute and not any(each.fits for each in plan.suggestions)
     with pytest.raises(DoesNotFit, match="1 B is usable") as caught:
         plan.require_fit()
     assert "smaller model" in caught.value.hint
 
 
-def test_suggestions_come_true(tmp_path: Path) -> None:
-    from edgetune.planner.memory import with_setting
-
+@pytest.mark.parametrize("usable", [100_000_000, PLENTY])
+def test_suggestions_come_true(tmp_path: Path, usable: int) -> None:
     spec, asked = spec_of(tmp_path), config(1024, recompute="off")
-    tight = load([1000] * 50, usable=100_000_000)
-    for each in plan_memory(spec, asked, tight).suggestions:
-        assert plan_memory(spec, with_setting(asked, each.setting), tight).peak_bytes == each.peak_bytes
+    known = facts(spec, [1000] * 5 + [300] * 500, usable=usable, base_bytes=50_000_000)
+    found = replan(known, asked).suggestions
+    assert found
+    for each in found:
+        then = replan(known, with_settings(asked, each.settings))
+        assert (then.memory.peak_bytes, then.time.seconds) == (each.peak_bytes, pytest.approx(each.seconds))
 
 
 @pytest.mark.parametrize(
@@ -228,8 +249,8 @@ def test_only_rows_in_flight_take_memory(
 ) -> None:
     spec = spec_of(tmp_path)
     asked = config(200, packing, batch=batch, accumulate=1)
-    many = memory_parts(spec, asked, Load(lengths, workers, 0, PLENTY), False)["activations"]
-    one = memory_parts(spec, asked, Load([max(lengths)], 1, 0, PLENTY), False)["activations"]
+    many = memory_parts(facts(spec, lengths, workers), asked, Form(False, True))["activations"]
+    one = memory_parts(facts(spec, [max(lengths)], 1), asked, Form(False, True))["activations"]
     assert many == rows_at_once * one
 
 
@@ -246,7 +267,7 @@ def test_a_plan_is_the_sum_of_its_parts(
     spec = spec_of(tmp_path_factory.getbasetemp())
     lengths = [min(length, max_tokens) for length in lengths]
     asked = config(max_tokens, packing, "full" if full else "lora")
-    plan = plan_memory(spec, asked, Load(lengths, workers, 10**7, PLENTY))
+    plan = plan_memory(facts(spec, lengths, workers), asked)
     assert plan.fits and plan.peak_bytes == sum(plan.parts.values()) and min(plan.parts.values()) >= 0
-    tighter = plan_memory(spec, asked, Load(lengths, workers, 10**7, plan.peak_bytes // 2))
+    tighter = plan_memory(facts(spec, lengths, workers, plan.peak_bytes // 2), asked)
     assert tighter.peak_bytes <= plan.peak_bytes

@@ -12,8 +12,9 @@ from edgetune.architecture.spec import read_spec
 from edgetune.backend.ops import Row
 from edgetune.config import AdapterConfig, DataConfig, RunConfig, TrainingConfig
 from edgetune.planner import probe
-from edgetune.planner.probe import calibrated, cut, first_layers, probe_rows, shortened, work_of
-from edgetune.planner.time import Speed, plan_time
+from edgetune.planner.facts import Facts, Speed, shape_of
+from edgetune.planner.probe import calibrated, cut, first_layers, form_of, probe_rows, shortened, work_of_rows
+from edgetune.planner.time import plan_time
 from edgetune.training.session import Prepared, Resources, prepare
 from edgetune.workspace.planning import plan_run
 
@@ -36,10 +37,11 @@ def test_the_plan_of_what_was_timed_is_the_time_it_took(tiny_model: Path, rows: 
     times = {1: 1.0, 2: 1.5}  # half a second a layer, half a second besides
     monkeypatch.setattr(probe, "step_seconds", lambda part, *others: times[part.spec.layers])
     speed = calibrated(ready, TWO, FAST, lambda done, total: None)
-    work = work_of(probe_rows(first_layers(ready, 2), TWO, FAST))
+    work = work_of_rows(probe_rows(first_layers(ready, 2), TWO, FAST))
     for layers, seconds in ((1, 1.0), (2, 1.5), (12, 6.5)):
-        plan = plan_time(dataclasses.replace(ready.spec, layers=layers), ready.config, work, False, speed)
-        assert plan.seconds == pytest.approx(seconds)
+        spec = dataclasses.replace(ready.spec, layers=layers, windows=(None,) * layers)
+        plan = plan_time(Facts(shape=shape_of(spec), rows=(), speed=speed), ready.config, form_of(TWO), work)
+        assert plan.parts["steps"] == pytest.approx(seconds)
 
 
 def test_noise_never_makes_a_plan_that_takes_no_time(tiny_model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch):
@@ -61,7 +63,7 @@ def test_noise_never_makes_a_plan_that_takes_no_time(tiny_model: Path, rows: Pat
 def test_every_kind_of_run_can_be_timed_and_told_of(tiny_model: Path, rows: Path, tmp_path: Path, adapter: AdapterConfig):
     heard: list[object] = []
     plan = plan_run(prepared(tiny_model, rows, adapter), tmp_path, heard.append)
-    assert plan.time.seconds > 0 and plan.time.tokens_per_second > 0 and len(heard) == 2 * (probe.STEPS + 1)
+    assert plan.plan.time.seconds > 0 and plan.plan.time.tokens_per_second > 0 and len(heard) == 2 * (probe.STEPS + 1)
     assert not list(tmp_path.glob("**/run*"))  # nothing is written
 
 
@@ -69,7 +71,7 @@ def test_a_run_that_starts_from_an_adapter_is_timed_with_a_new_one(tiny_model: P
     (tmp_path / "given").mkdir()
     write_peft(tmp_path / "given", new_lora(read_spec(tiny_model), AdapterConfig(rank=2), 1, "tiny"))
     started = prepared(tiny_model, rows, AdapterConfig(init_from=str(tmp_path / "given")))
-    assert plan_run(started, tmp_path, lambda event: None).time.seconds > 0
+    assert plan_run(started, tmp_path, lambda event: None).plan.time.seconds > 0
 
 
 def test_a_spec_of_the_first_layers_keeps_what_is_told_layer_by_layer(tiny_model: Path):

@@ -7,10 +7,14 @@ import pytest
 
 from edgetune.architecture.spec import ModelSpec, read_spec
 from edgetune.config import AdapterConfig, ChecksConfig, DataConfig, RunConfig, TrainingConfig
-from edgetune.planner.time import Speed, TimePlan, Work, measure_speed, plan_time
+from edgetune.planner.facts import Facts, Speed, shape_of
+from edgetune.planner.numpy_memory import Form
+from edgetune.planner.probe import measure_speed
+from edgetune.planner.rows import Work
+from edgetune.planner.time import TimePlan, plan_time
 
-LAPTOP = Speed(flops=460e9, bytes=12e9)
-WORK = Work(2048, 2048, sequences=4, spans=[512] * 4, steps_per_pass=1, total_steps=10, valid_tokens=0)
+LAPTOP = Speed(flops=460e9, bytes=12e9, save_seconds=0.0, save_bytes=1e18)
+WORK = Work(2048, 2048, sequences=4, spans=[(512, 4)], lengths=[(512, 4)], steps_per_pass=1, total_steps=10)
 
 
 @pytest.fixture
@@ -30,7 +34,8 @@ def planned(
     adapter = AdapterConfig(rank=8, method=method)  # pyright: ignore[reportArgumentType]
     checks = ChecksConfig(eval_every=eval_every)
     config = RunConfig(model="m", data=DataConfig(train=["r"]), adapter=adapter, training=TrainingConfig(), checks=checks)
-    return plan_time(spec, config, dataclasses.replace(WORK, **changes), recompute, speed)
+    facts = Facts(shape=shape_of(spec), rows=(), speed=speed)
+    return plan_time(facts, config, Form(recompute, share_weights=False), dataclasses.replace(WORK, **changes))
 
 
 def test_a_known_machine_and_model(spec: ModelSpec) -> None:
@@ -44,9 +49,9 @@ def test_what_costs_and_what_saves_time(spec: ModelSpec) -> None:
     plain = planned(spec).tokens_per_second
     assert 1.25 < plain / planned(spec, recompute=True).tokens_per_second < 1.6
     assert 1.05 < planned(spec, trained_tokens=1024).tokens_per_second / plain < 1.3
-    assert planned(spec, sequences=4, spans=[64] * 32).tokens_per_second != plain
+    assert planned(spec, sequences=4, spans=[(64, 32)]).tokens_per_second != plain
     assert planned(spec, method="full").tokens_per_second < plain
-    assert planned(spec, speed=Speed(LAPTOP.flops / 2, LAPTOP.bytes)).tokens_per_second < 0.7 * plain
+    assert planned(spec, speed=Speed(flops=LAPTOP.flops / 2, bytes=LAPTOP.bytes)).tokens_per_second < 0.7 * plain
 
 
 def test_validations_are_part_of_the_time(spec: ModelSpec) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from random_model import write_model
@@ -16,10 +17,11 @@ from edgetune.backend.ops import Adapter, Row
 from edgetune.config import convert
 from edgetune.errors import StoppedEarly
 from edgetune.events import Event, StepFinished, ValidationFinished
+from edgetune.planner.plan import prefix_bytes
 from edgetune.training import session
 from edgetune.training.prefix import PrefixCache, read
-from edgetune.training.session import Resources, prepare
-from edgetune.workspace.planning import prefix_bytes
+from edgetune.training.session import Prepared, Resources, prepare
+from edgetune.workspace.planning import facts_of
 
 pytestmark = pytest.mark.slow  # together
 
@@ -169,9 +171,13 @@ def test_nothing_is_left_at_the_end_and_nothing_is_kept_that_is_not_read_again(r
         runner.stop(name, 2, **settings)
         assert not (runner.place / name / "prefix").exists()
     kept = runner.prepared()
-    assert prefix_bytes(kept, 10**15) == 4 * 64 * (sum(kept.lengths) + sum(len(example.ids) for example in kept.valid))
-    assert prefix_bytes(runner.prepared(layers="all"), 10**15) == prefix_bytes(runner.prepared(layers=4), 10**15) == 0
-    assert prefix_bytes(kept, 400) == 100
+
+    def planned(prepared: Prepared, free: int) -> int:
+        return prefix_bytes(msgspec.structs.replace(facts_of(prepared), free_bytes=free), prepared.config)
+
+    assert planned(kept, 10**15) == 4 * 64 * (sum(kept.lengths) + sum(len(example.ids) for example in kept.valid))
+    assert planned(runner.prepared(layers="all"), 10**15) == planned(runner.prepared(layers=4), 10**15) == 0
+    assert planned(kept, 400) == 100
 
 
 # ---- the files ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from edgetune.config import load
 from edgetune.errors import ChildFailed, ConfigError, DiskFull, DoesNotFit, StoppedEarly
 from edgetune.events import Event, Progress, Warned
-from edgetune.planner.time import Speed
+from edgetune.planner.facts import Speed
 from edgetune.workspace import bench as module
 from edgetune.workspace import bench_mlx_lm
 from edgetune.workspace.bench import LeftOut, Rung, Wanted, bench, chosen
