@@ -147,6 +147,8 @@ class EdgeTune(App[None]):
 
     def tick(self) -> None:
         """Reads what the run that is open has said since, and shows it; then again, sooner while it is live."""
+        if not self.screen_stack:  # the app is ending
+            return
         shown = self.screen is self.made.get("train")
         for note in self.desk.follow():
             if not shown:

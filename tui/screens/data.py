@@ -80,7 +80,7 @@ class DataScreen(Stage):
     DataScreen #row-scroll { height: 1fr; scrollbar-size-vertical: 1; }
     DataScreen #row-lines, DataScreen #legend { height: auto; }
     DataScreen #legend { margin-top: 1; }
-    DataScreen #facts { height: 12; }
+    DataScreen #facts { height: 10; }
     DataScreen #facts > Panel { width: 1fr; height: 1fr; }
     """
 
