@@ -14,6 +14,7 @@ from tui.screens.data import DataScreen
 from tui.store import Project
 from tui.widgets.row_list import RowList
 
+pytestmark = pytest.mark.slow  # each opens the whole app
 Make = Callable[..., Project]
 WORDS = ("How do I reset my password?", "Cancel my plan please", "Refund for order 1182", "My invoice shows VAT twice, why?")
 PIECES = [
@@ -242,7 +243,6 @@ def test_hostile_rows_appear_literally(size: tuple[int, int], project: Make, row
     run(play, size)
 
 
-@pytest.mark.slow
 def test_the_real_child_reads_pages_rows_and_finds(starter: Path) -> None:
     async def go() -> None:
         child = RowsChild(str(starter), [str(starter / "demo" / "train.jsonl"), "--set", "data.valid=0"])

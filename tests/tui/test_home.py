@@ -12,6 +12,7 @@ from tui.app import EdgeTune
 from tui.screens.choose_files import completions, project_name
 from tui.store import Project
 
+pytestmark = pytest.mark.slow  # each opens the whole app
 Make = Callable[..., Project]
 DAY = 86400.0
 
@@ -78,8 +79,10 @@ def test_a_new_project_is_named_and_opens_at_its_model(project: Make, monkeypatc
     run(play)
 
 
-def test_a_name_that_is_taken_or_none_is_explained(project: Make) -> None:
+def test_a_name_that_is_taken_or_none_is_explained(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     project("old")
+    told: list[str] = []
+    monkeypatch.setattr(EdgeTune, "complain", lambda self, message, hint="": told.append(f"{message} {hint}"))
 
     async def play(pilot: Pilot[None], app: EdgeTune) -> None:
         for name in ("old", "..", "a/b"):
@@ -87,7 +90,7 @@ def test_a_name_that_is_taken_or_none_is_explained(project: Make) -> None:
             await pilot.press(*["full_stop" if each == "." else "slash" if each == "/" else each for each in name], "enter")
             await settle(pilot)
         assert {path.name for path in store.projects_folder().iterdir()} == {"old"}
-        assert len(app._notifications) == 3
+        assert len(told) == 3 and "already" in told[0] and "cannot be a name" in told[1]
 
     run(play)
 

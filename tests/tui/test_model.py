@@ -11,6 +11,7 @@ from tui.child import ChildError
 from tui.fetch import Fetch
 from tui.store import Project
 
+pytestmark = pytest.mark.slow  # each opens the whole app
 Make = Callable[..., Project]
 PARTS = {
     "weights": 1.19e9,
