@@ -190,7 +190,9 @@ def lasted(state: RunState) -> str:
     if not state.last_time:
         return ""
     minutes = max(state.last_time - state.first_time, 0.0) / MINUTE
-    return f"{minutes:.0f} min" if 1 <= minutes < 100 else f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes * 60:.0f} s"
+    return (
+        f"{minutes:.0f} min" if 1 <= minutes < 100 else f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes * 60:.0f} s"
+    )
 
 
 def machine_facts() -> list[tuple[str, str]]:

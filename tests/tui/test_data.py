@@ -259,7 +259,7 @@ def test_the_real_child_reads_pages_rows_and_finds(starter: Path) -> None:
         with pytest.raises(ChildError, match="there is no row 9999"):
             await child.ask(row=9999)
         await child.close()
-        with pytest.raises(ChildError, match="holds no rows|no such file"):
+        with pytest.raises(ChildError, match="no such file"):
             await RowsChild(str(starter), ["/no/such.jsonl"]).open(lambda event: None)
 
     asyncio.run(go())

@@ -38,6 +38,15 @@ def document(*models: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"models": list(models), "unfinished": [], "usable_bytes": 11_800_000_000, "offline": False, **more}
 
 
+class Ended:
+    """A process that is done."""
+
+    pid = 2**22 + 1
+
+    def poll(self) -> int:
+        return 0
+
+
 CATALOGUE = document(
     model("starter", path="/m/starter", parameters=5_245_440, bytes=10_500_000, license="mit"),
     model("qwen3-0.6b", path="/m/qwen"),
@@ -155,8 +164,9 @@ def test_a_download_shows_its_rate_and_is_cancelled(project: Make, answers: Stan
     run(play)
 
 
-def test_hostile_facts_of_a_model_appear_literally(project: Make, answers: StandIn) -> None:
+def test_hostile_facts_of_a_model_appear_literally(project: Make, answers: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     project("support-bot")
+    monkeypatch.setattr("tui.fetch.subprocess.Popen", lambda command, **more: Ended())
     answers.documents["models"] = document(
         model(HOSTILE, license=HOSTILE, summary=HOSTILE, family=HOSTILE, path="/x"), model("b", problem=HOSTILE, path="/y")
     )
