@@ -84,7 +84,7 @@ class EdgeTune(App[None]):
         for each in (signal.SIGTERM, signal.SIGHUP):
             try:
                 loop.add_signal_handler(each, self.exit)
-            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread: a test
+            except (RuntimeError, ValueError):  # not the main thread: a test
                 return
 
     def action_leave(self) -> None:
@@ -147,8 +147,8 @@ class EdgeTune(App[None]):
 
     def tick(self) -> None:
         """Reads what the run that is open has said since, and shows it; then again, sooner while it is live."""
-        if not self.screen_stack:
-            return  # the app is closing
+        if not self.screen_stack:  # the app is ending
+            return
         shown = self.screen is self.made.get("train")
         for note in self.desk.follow():
             if not shown:

@@ -12,7 +12,7 @@ from edgetune.config import RunConfig
 from edgetune.errors import EdgeTuneError
 from edgetune.events import RunFailed
 from edgetune.files import home
-from edgetune.units import count, duration, size
+from edgetune.units import count, size
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RUNNING, is_alive, run_state
 from tui import store
@@ -115,8 +115,8 @@ def ended_early(run: RunLine) -> Standing:
         kind = run.state.ended.kind if isinstance(run.state.ended, RunFailed) else ""
         short = {"does_not_fit": "memory", "disk_full": "disk"}.get(kind, kind.replace("_error", "").replace("_", " "))
         return Standing("!", f"Failed: {short}" if short else "Failed", "$error", "see what went wrong", 3)
-    word = "Stopped" if run.phase == "stopped" else "Interrupted"
-    return Standing("!", f"{word} {steps(run.state)}", "$warning", "continue the run", 3)
+    word = f"Stopped {steps(run.state)}" if run.phase == "stopped" else "Interrupted"
+    return Standing("!", word, "$warning", "continue the run", 3)
 
 
 def steps(state: RunState) -> str:
@@ -186,8 +186,13 @@ def ago(then: float, now: float) -> str:
 
 
 def lasted(state: RunState) -> str:
-    """How long a run took, by the wall clock."""
-    return duration(max(state.last_time - state.first_time, 0.0)) if state.last_time else ""
+    """How long a run took, by the wall clock, in a few cells."""
+    if not state.last_time:
+        return ""
+    minutes = max(state.last_time - state.first_time, 0.0) / MINUTE
+    return (
+        f"{minutes:.0f} min" if 1 <= minutes < 100 else f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes * 60:.0f} s"
+    )
 
 
 def machine_facts() -> list[tuple[str, str]]:

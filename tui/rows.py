@@ -53,13 +53,14 @@ class RowsChild:
         Raises:
             ChildError: it is an error, or the child is gone.
         """
-        assert self.process and self.process.stdout and self.process.stderr
+        process = self.process
+        assert process and process.stdout and process.stderr
         try:
-            line = await self.process.stdout.readline()
+            line = await process.stdout.readline()
         except ValueError:
             raise ChildError("the answer is longer than a line may be") from None
         if not line:
-            raise said_on_error(await self.process.stderr.read(1 << 16), await self.process.wait())
+            raise said_on_error(await process.stderr.read(1 << 16), await process.wait())
         document = msgspec.json.decode(line)
         if wrong := document.get("error"):
             raise ChildError(str(wrong.get("message")), str(wrong.get("hint", "")), str(wrong.get("kind", "")))

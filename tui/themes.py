@@ -18,6 +18,10 @@ DARK = Theme(
     dark=True,
     variables={
         "line": "#343a4c",
+        "scrollbar": "#343a4c",
+        "scrollbar-background": "#12141b",
+        "scrollbar-background-hover": "#12141b",
+        "scrollbar-background-active": "#12141b",
         "quiet": "#8a91a6",
         "footer-background": "#12141b",
         "footer-key-foreground": "#7aa2f7",
@@ -44,6 +48,10 @@ LIGHT = Theme(
     dark=False,
     variables={
         "line": "#cfd2da",
+        "scrollbar": "#cfd2da",
+        "scrollbar-background": "#fbfbf9",
+        "scrollbar-background-hover": "#fbfbf9",
+        "scrollbar-background-active": "#fbfbf9",
         "quiet": "#646b7d",
         "footer-background": "#fbfbf9",
         "footer-key-foreground": "#2f5fd0",
@@ -70,6 +78,10 @@ HIGH_CONTRAST = Theme(
     dark=True,
     variables={
         "line": "#ffffff",
+        "scrollbar": "#ffffff",
+        "scrollbar-background": "#000000",
+        "scrollbar-background-hover": "#000000",
+        "scrollbar-background-active": "#000000",
         "quiet": "#e0e0e0",
         "footer-background": "#000000",
         "footer-key-foreground": "#ffd700",

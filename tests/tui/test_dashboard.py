@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import frames
 import pytest
 import recorded
-from frames import NARROW, WIDE
+from still_frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune import events

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import frames
 import pytest
 import recorded
-from frames import NARROW, WIDE
+from still_frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune.events import HopScored, Progress

@@ -5,11 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import frames
 import msgspec
 import pytest
 import recorded
-from frames import NARROW, WIDE
+from still_frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune.config import DataConfig, RunConfig, load, to_toml

@@ -154,7 +154,7 @@ class ChooseFiles(ModalScreen[list[str] | None]):
 def completions(text: str) -> list[tuple[str, str]]:
     """(path, how it is shown) of folders and files of rows that begin as `text` does."""
     folder, _, start = os.path.expanduser(text or "~/").rpartition("/")
-    found: list[tuple[bool, str, str, str]] = []
+    found: list[tuple[bool, str, str, str]] = []  # folders first
     try:
         with os.scandir(folder or "/") as entries:
             for _, entry in zip(range(LOOKED), entries, strict=False):
@@ -163,9 +163,9 @@ def completions(text: str) -> list[tuple[str, str]]:
                 ):
                     continue
                 if entry.is_dir():
-                    found.append((True, entry.name.casefold(), entry.path, f"{entry.name}/"))
+                    found.append((False, entry.name.casefold(), entry.path, f"{entry.name}/"))
                 elif entry.name.lower().endswith(KINDS) and entry.is_file():
-                    found.append((False, entry.name.casefold(), entry.path, f"{entry.name}   {size(entry.stat().st_size)}"))
+                    found.append((True, entry.name.casefold(), entry.path, f"{entry.name}   {size(entry.stat().st_size)}"))
     except OSError:
         return []
     return [(path, shown) for _, _, path, shown in sorted(found)[:MOST]]

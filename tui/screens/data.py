@@ -80,7 +80,7 @@ class DataScreen(Stage):
     DataScreen #row-scroll { height: 1fr; scrollbar-size-vertical: 1; }
     DataScreen #row-lines, DataScreen #legend { height: auto; }
     DataScreen #legend { margin-top: 1; }
-    DataScreen #facts { height: 12; }
+    DataScreen #facts { height: 10; }
     DataScreen #facts > Panel { width: 1fr; height: 1fr; }
     """
 
@@ -188,6 +188,8 @@ class DataScreen(Stage):
 
     def show_empty(self) -> None:
         """What is missing, and the key that brings it."""
+        if not self.query("#said"):  # the app is ending
+            return
         self.set_class(True, "-empty")
         self.query_one("#said", Lines).show(*self.missing())
         self.show_source()
@@ -221,6 +223,8 @@ class DataScreen(Stage):
 
     def show_source(self) -> None:
         """The files, and what they come to."""
+        if not self.query("#source-lines"):
+            return
         files = self.desk.config.data.train
         names = ", ".join(Path(name).name for name in files[:3]) + (f" +{len(files) - 3}" if len(files) > 3 else "")
         line = one_line(names or "no file yet", "bold" if files else "$quiet")
@@ -237,7 +241,7 @@ class DataScreen(Stage):
     def show(self) -> None:
         """The report has come, or why there is none."""
         report = self.report
-        if report is None:
+        if report is None or not self.query("#said"):
             self.show_empty()
             return
         self.set_class(False, "-empty")

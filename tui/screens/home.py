@@ -124,6 +124,8 @@ class Home(Stage):
 
     def show(self, found: list[Overview]) -> None:
         """All projects, as they were just looked at."""
+        if not self.query("#list"):  # the app is ending
+            return
         self.found = found
         if self.desk.project is None and len(found) == 1 and not found[0].problem:
             self.open_project(found[0])
@@ -408,7 +410,8 @@ def card_lines(each: Overview) -> list[Content]:
     way = way_of(each)
     for mark, name, words in zip(way, NAMES, stage_words(each), strict=True):
         glyph = Content.styled(GLYPHS[mark], STYLES[mark])
-        lines.append(glyph + Content.styled(f" {name:<9}", "" if mark != "open" else "$quiet") + one_line(words))
+        label = Content.styled(f" {name:<9}", "" if mark != "open" else "$quiet")
+        lines.append(glyph + label + one_line(words).truncate(24, ellipsis=True))
     key = Content.styled("  ⏎", "bold $primary")
     return [*lines, Content(""), Content.styled("Next: ", "$quiet") + Content.styled(next_of(each), "bold") + key]
 
@@ -468,13 +471,13 @@ RUN_MARKS = {
 def run_line(run: RunLine) -> Content:
     """One run: its name, how it stands, what it is, its loss, how long it took."""
     glyph, style = RUN_MARKS.get(run.phase, ("●", "$primary"))
-    what = "full" if run.method == "full" else f"r{run.rank:<3} {run.method}"
+    what = "full" if run.method == "full" else f"r{run.rank:<2} {run.method}"
     loss = "–" if run.loss is None else f"{run.loss:.3f}"
-    ending = lasted(run.state) if run.phase == "finished" else run.phase
+    ending = lasted(run.state) if run.phase == "finished" else {"interrupted": "cut off"}.get(run.phase, run.phase)
     return (
-        literal(f"{run.name[:9]:<9}")
+        literal(f"{run.name[:7]:<7}")
         + Content.styled(f" {glyph} ", style)
-        + Content.styled(f"{what:<10}", "$quiet")
+        + Content.styled(f"{what:<9}", "$quiet")
         + Content.styled(f"{loss:>6}", "bold")
         + Content.styled(f"  {ending}", "$quiet" if run.phase == "finished" else style)
     )
@@ -485,7 +488,7 @@ def narrow_lines(each: Overview) -> list[Content]:
     if each.problem:
         return [one_line(each.problem, "$error"), Content.styled("Mend that file, or ⌫ puts the project away.", "$quiet")]
     standing: Standing = each.standing
-    loss = f", held-out {each.best.loss:.3f}" if each.best and each.best.loss is not None else ""
+    loss = f", {each.best.loss:.3f}" if each.best and each.best.loss is not None else ""
     first = (
         Content.styled(f"{standing.glyph} ", standing.style)
         + one_line(each.project.name, "bold")

@@ -119,6 +119,8 @@ class ModelScreen(Stage):
 
     def choose_own(self) -> None:
         """The cursor begins at the project's own model."""
+        if not self.query("#list"):
+            return
         name = self.desk.base_model
         own = next((row for row in self.rows or [] if name and name in (row["name"], row["repository"], row["path"])), None)
         if own:
@@ -141,6 +143,8 @@ class ModelScreen(Stage):
 
     def show(self) -> None:
         """The table and the boxes beside it."""
+        if not self.query("#said"):  # the app is ending
+            return
         said, table = self.query_one("#said", Lines), self.query_one(ListTable)
         shown = self.shown()
         said.display = not shown
