@@ -1,6 +1,5 @@
 """The runs of this person: where new ones go, and how each of them stands."""
 
-import fcntl
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from datetime import date
 from pathlib import Path
 
 from edgetune.errors import CheckpointError
-from edgetune.events import RunFinished, read
+from edgetune.events import RunFinished
 from edgetune.files import clean, disk_errors, home
-from edgetune.workspace.run_state import RunState, replay
+from edgetune.locks import is_held
+from edgetune.workspace.follow import Follower
+from edgetune.workspace.run_state import RunState
 
 RUNNING = ("starting", "training", "paused")
 
@@ -35,8 +36,9 @@ def runs_folder() -> Path:
     return home() / "runs"
 
 
-def new_run_folder(model: str, today: date) -> Path:
-    """Makes an empty folder for a new run: the model's short name, the day, and a number that is free.
+def new_run_folder(model: str, today: date, place: Path | None = None) -> Path:
+    """Makes an empty folder for a new run: the model's short name, the day, and a number that is free. `place`: where,
+    if not among this person's runs.
 
     Raises:
         InputError: the place cannot be written.
@@ -44,7 +46,7 @@ def new_run_folder(model: str, today: date) -> Path:
     letters = (character if character.isalnum() and character.isascii() else "-" for character in Path(model).name[:40])
     stem = f"{''.join(letters).strip('-') or 'run'}-{today:%Y%m%d}"
     number = 1
-    while (folder := runs_folder() / f"{stem}-{number}").exists():
+    while (folder := (place or runs_folder()) / f"{stem}-{number}").exists():
         number += 1
     with disk_errors(folder):
         folder.mkdir(parents=True)
@@ -52,15 +54,30 @@ def new_run_folder(model: str, today: date) -> Path:
 
 
 def find_run(name: str) -> Path:
-    """The folder of a run that is given as a path, or by its name in the runs folder.
+    """The folder of a run that is given as a path, by its name, or as PROJECT/NAME.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or more than one.
     """
-    for folder in (Path(name), runs_folder() / name):
+    project, _, run = name.rpartition("/")
+    places = [Path(name), runs_folder() / name]
+    if project and "/" not in project:
+        places += [folder / run for folder in runs_of_projects() if folder.parent.name.lower() == project.lower()]
+    for folder in places:
         if (folder / "run.toml").is_file():
             return folder
+    found = [folder / name for folder in runs_of_projects() if "/" not in name and (folder / name / "run.toml").is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{folder.parent.parent.name}/{folder.name}" for folder in found)
+        raise CheckpointError("more than one project has a run of that name", file=clean(name), hint=f"say which: {names}")
     raise CheckpointError("no run here", file=clean(name), hint="`edgetune runs` lists them")
+
+
+def runs_of_projects() -> list[Path]:
+    """The folders of runs that the projects have."""
+    return sorted((home() / "projects").glob("[!.]*/runs"))
 
 
 def all_runs(folder: Path) -> Iterator[RunSummary]:
@@ -82,15 +99,14 @@ def summary(run: Path) -> RunSummary:
         total_steps=state.total_steps,
         train_loss=ended.train_loss if ended else state.loss,
         valid_loss=state.best_loss,
-        adapter=ended.adapter if ended else None,
+        adapter=str(run / Path(ended.adapter).name) if ended else None,
         changed=state.last_time or (run / "run.toml").stat().st_mtime,
     )
 
 
 def run_state(run: Path) -> RunState:
     """The state that a run's events have left it in."""
-    file = run / "events.jsonl"
-    return replay(read(file)) if file.is_file() else RunState()
+    return Follower(run / "events.jsonl").catch_up()
 
 
 def model_of(run: Path) -> str:
@@ -103,11 +119,4 @@ def model_of(run: Path) -> str:
 
 def is_alive(run: Path) -> bool:
     """Whether a process trains it: only the system's lock tells, which no clock, no copy and no reused number can mislead."""
-    try:
-        with (run / "run.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for an instant; who begins to train tries again
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_held(run / "run.lock")

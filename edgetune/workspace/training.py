@@ -11,6 +11,7 @@ from edgetune.errors import ConfigError
 from edgetune.events import Event, Progress, RunFinished
 from edgetune.training import session
 from edgetune.training.session import Prepared
+from edgetune.workspace.follow import Snapshots
 from edgetune.workspace.models import find_model
 from edgetune.workspace.planning import plan_resources
 from edgetune.workspace.runs import new_run_folder
@@ -47,7 +48,7 @@ def train(
     memory, resources = plan_resources(prepared, backend=chosen)
     memory.require_fit()
     folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
-    return session.train(prepared, folder, resources, on_event, should_stop)
+    return session.train(prepared, folder, resources, with_snapshots(folder, on_event), should_stop)
 
 
 def resume(
@@ -69,7 +70,18 @@ def resume(
     prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
     memory, resources = plan_resources(prepared, begun.workers if begun else None, chosen)
     memory.require_fit()
-    return session.resume(folder, prepared, resources, on_event, should_stop, force)
+    return session.resume(folder, prepared, resources, with_snapshots(folder, on_event), should_stop, force)
+
+
+def with_snapshots(folder: Path, on_event: OnEvent) -> OnEvent:
+    """Hears the events of a run, and keeps its state now and then: the longest run opens at once."""
+    snapshots = Snapshots(folder / "events.jsonl")
+
+    def hear(event: Event) -> None:
+        on_event(event)
+        snapshots.note()
+
+    return hear
 
 
 def team_backend(name: str) -> Backend:
