@@ -14,9 +14,28 @@ import typer
 import typer.main
 
 from edgetune.backend.launch import rank
-from edgetune.cli import adapter, bench, chat, data, demo, doctor, evaluate, export, merge, models, plan, runs, selftest, train
+from edgetune.cli import (
+    adapter,
+    bench,
+    chat,
+    control,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    jobs,
+    merge,
+    models,
+    plan,
+    projects,
+    runs,
+    selftest,
+    train,
+    watch,
+)
 from edgetune.cli.crash import report_crash
-from edgetune.cli.options import Job, command
+from edgetune.cli.options import ARGUMENTS, Job, command
 from edgetune.cli.output import Output, one_line
 from edgetune.errors import DiskFull, DoesNotFit, EdgeTuneError, InputError
 from edgetune.events import JobEnded, to_line
@@ -65,6 +84,12 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
     "train": train.train,
     "resume": train.resume,
     "runs": runs.runs,
+    "watch": watch.watch,
+    "pause": control.pause,
+    "stop": control.stop,
+    "save": control.save,
+    "sample": control.sample,
+    "jobs": jobs.jobs,
     "eval": evaluate.evaluate,
     "merge": merge.merge,
     "export": export.export,
@@ -73,6 +98,7 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
 }
 for name, function in COMMANDS.items():
     app.command(name)(command(function))
+app.add_typer(projects.app, name="projects")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(models.app, name="models")
 app.add_typer(selftest.app, name="selftest")
@@ -135,6 +161,7 @@ def invoke(arguments: list[str], output: Output) -> int:
     try:
         top = typer.main.get_command(app)
         with top.make_context("edgetune", arguments, obj=output) as context:
+            context.meta[ARGUMENTS] = arguments
             top.invoke(context)
     except typer.Exit as end:
         return end.exit_code

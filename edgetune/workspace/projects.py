@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edgetune.config import DataConfig, RunConfig, convert, to_toml, toml_value
+from edgetune.config import DataConfig, RunConfig, apply_setting, convert, relative_to, to_toml, toml_value
 from edgetune.errors import ConfigError, EdgeTuneError, InputError, Refused
 from edgetune.files import clean, disk_errors, home, safe_name, whole_file, whole_folder, write_file
 from edgetune.workspace.runs import RunSummary, all_runs, is_alive
@@ -197,6 +197,23 @@ def read_config(project: Project) -> RunConfig:
         ConfigError: it cannot be read, or a key is wrong: with its line.
     """
     return read_both(project)[0]
+
+
+def run_config(project: Project, settings: Sequence[str] = ()) -> RunConfig:
+    """The config of a run of this project, with `key=value` settings; relative paths are relative to its folder.
+
+    Raises:
+        ConfigError: no model or no rows are chosen yet, or a key is wrong.
+    """
+    values = msgspec.to_builtins(read_config(project))
+    for setting in settings:
+        apply_setting(values, setting)
+    config = checked(values)
+    for missing, what in ((not config.model, "base model"), (not config.data.train, "rows")):
+        if missing:
+            key = "model" if what == "base model" else "data.train"
+            raise ConfigError(f"no {what} chosen yet", file=project.file, hint=f"put {key} there, or --set {key}=…")
+    return relative_to(config, project.folder)
 
 
 def read_about(project: Project) -> About:

@@ -1,5 +1,6 @@
 """The runs of this person: where new ones go, and how each of them stands."""
 
+import signal
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from edgetune.errors import CheckpointError
 from edgetune.events import RunFinished
+from edgetune.exits import explain_exit
 from edgetune.files import clean, disk_errors, home
 from edgetune.locks import is_held
 from edgetune.workspace.follow import Follower
@@ -29,6 +31,8 @@ class RunSummary:
     valid_loss: float | None
     adapter: str | None
     changed: float  # seconds since 1970
+    project: str = ""  # that it belongs to
+    why: str = ""  # it was interrupted
 
 
 def runs_folder() -> Path:
@@ -86,6 +90,12 @@ def all_runs(folder: Path) -> Iterator[RunSummary]:
     yield from sorted((summary(run) for run in runs), key=lambda each: -each.changed)
 
 
+def every_run() -> list[RunSummary]:
+    """The runs in this person's runs folder and in all projects, the one that changed last first."""
+    places = [runs_folder(), *runs_of_projects()]
+    return sorted((each for place in places for each in all_runs(place)), key=lambda each: -each.changed)
+
+
 def summary(run: Path) -> RunSummary:
     """How a run stands, from its events alone."""
     state = run_state(run)
@@ -101,7 +111,24 @@ def summary(run: Path) -> RunSummary:
         valid_loss=state.best_loss,
         adapter=str(run / Path(ended.adapter).name) if ended else None,
         changed=state.last_time or (run / "run.toml").stat().st_mtime,
+        project=run.parent.parent.name if run.parent in runs_of_projects() else "",
+        why=why_interrupted(run, state) if phase == "interrupted" else "",
     )
+
+
+def why_interrupted(run: Path, state: RunState) -> str:
+    """What is known of the end of a run whose process is gone without a word."""
+    import psutil  # here, not above: most commands never ask
+
+    from edgetune.workspace.jobs import job_of_run
+
+    job = job_of_run(run)
+    status = job.poll() if job else None
+    if status and status.state == "killed" and status.exit_code != -signal.SIGKILL:
+        return status.message
+    if state.last_time and state.last_time < psutil.boot_time():
+        return "the machine was switched off or started anew"
+    return explain_exit(-signal.SIGKILL)[0]
 
 
 def run_state(run: Path) -> RunState:

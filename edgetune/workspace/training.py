@@ -33,9 +33,14 @@ def prepare(config: RunConfig, on_event: OnEvent, now: str | None = None) -> Pre
 
 
 def train(
-    config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool], backend: str = "auto"
+    config: RunConfig,
+    folder: Path | None,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+    backend: str = "auto",
+    place: Path | None = None,
 ) -> RunFinished:
-    """A new run, in `folder` or in a new one of this person's runs.
+    """A new run, in `folder` or in a new one in `place`, which is this person's runs if it is left out.
 
     Raises:
         ConfigError: MLX is asked for and not installed.
@@ -47,7 +52,7 @@ def train(
     prepared = prepare(config, on_event)
     memory, resources = plan_resources(prepared, backend=chosen)
     memory.require_fit()
-    folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
+    folder = folder or (new_run_folder(config.model, date.today(), place) if rank() == 0 else Path())
     return session.train(prepared, folder, resources, with_snapshots(folder, on_event), should_stop)
 
 
