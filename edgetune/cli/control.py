@@ -19,7 +19,7 @@ from edgetune.training.control import AnyCommand, Pause, Resume, Sample, Save, S
 from edgetune.units import count, duration
 from edgetune.workspace.follow import Follower
 from edgetune.workspace.names import named
-from edgetune.workspace.runs import RUNNING, find_run, is_alive, summary
+from edgetune.workspace.runs import RUNNING, find_run, is_alive, name_of, summary
 
 LOOK = 0.1  # seconds between two looks
 PATIENCE, STEPS = 20.0, 5  # seconds, and recent steps, that an answer may take
@@ -78,6 +78,9 @@ def stop(
         end_at_once(folder)
         return wait_for_end(job, str(folder), folder.name, lambda: is_alive(folder))
     ask(job, folder, Stop(), lambda event: isinstance(event, RunStopped))
+    until = time.monotonic() + PATIENCE
+    while is_alive(folder) and time.monotonic() < until:  # who resumes it next finds it free
+        time.sleep(LOOK)
 
 
 def go_on(job: Job, folder: Path) -> None:
@@ -88,7 +91,7 @@ def go_on(job: Job, folder: Path) -> None:
     """
     _, follower = living(str(folder))
     if follower.state.phase != "paused":
-        raise CheckpointError("it trains already", file=folder, hint=f"edgetune watch {folder.name}")
+        raise CheckpointError("it trains already", file=folder, hint=f"edgetune watch {name_of(folder)}")
     ask(job, folder, Resume(), lambda event: isinstance(event, RunResumed))
 
 
@@ -101,7 +104,11 @@ def living(name: str) -> tuple[Path, Follower]:
     Raises:
         CheckpointError: there is no such run, or nobody trains it.
     """
-    folder = find_run(name)
+    folder, started = named(name)
+    if started and started.run and not is_alive(started.run) and started.is_running():
+        hint = f"edgetune watch {started.id}"
+        raise CheckpointError("it has not begun to train yet", file=started.run, hint=hint)
+    folder = folder or find_run(name)
     follower = Follower(folder / "events.jsonl")
     follower.catch_up()
     if not is_alive(folder) or follower.state.phase not in RUNNING:
@@ -111,7 +118,7 @@ def living(name: str) -> tuple[Path, Follower]:
 
 def not_alive(run: Path) -> CheckpointError:
     """The error for a run that cannot be asked."""
-    return CheckpointError("nobody trains this run now", file=run, hint=f"edgetune resume {run.name} continues it")
+    return CheckpointError("nobody trains this run now", file=run, hint=f"edgetune resume {name_of(run)} continues it")
 
 
 def ask(job: Job, folder: Path, command: AnyCommand, is_answer: Told) -> None:
@@ -148,7 +155,7 @@ def require_life(folder: Path) -> None:
     """
     if not is_alive(folder):
         known = summary(folder)
-        hint = f"edgetune watch {folder.name} tells what came of it"
+        hint = f"edgetune watch {name_of(folder)} tells what came of it"
         raise CheckpointError(f"it ended meanwhile: {known.why or known.phase}", file=folder, hint=hint)
 
 
@@ -159,14 +166,14 @@ def obeyed(job: Job, folder: Path, event: AnyEvent) -> None:
     match event:
         case RunPaused():
             out.say(f"paused after step {count(event.step)}, saved")
-            out.say(Styled(f"     edgetune resume {folder.name}", "dim"))
+            out.say(Styled(f"     edgetune resume {name_of(folder)}", "dim"))
         case RunResumed():
             out.say(f"goes on after step {count(event.step)}")
         case CheckpointSaved():
             out.say(f"saved after step {count(event.step)}: {event.folder}")
         case RunStopped():
             out.say(f"stopped after step {count(event.step)}, saved")
-            out.say(Styled(f"     edgetune resume {folder.name}", "dim"))
+            out.say(Styled(f"     edgetune resume {name_of(folder)}", "dim"))
         case SampleWritten():
             out.say(event.reply)
         case _:

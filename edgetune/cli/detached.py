@@ -11,6 +11,7 @@ from edgetune.events import AnyEvent, JobEnded, RunFinished, RunStarted
 from edgetune.workspace import jobs
 from edgetune.workspace.follow import Follower
 from edgetune.workspace.jobs import JobStatus
+from edgetune.workspace.runs import name_of
 
 LOOK = 0.1  # seconds between two looks at it
 QUIET = 5.0  # seconds after which a job that is no run has begun, although it has told nothing
@@ -40,7 +41,7 @@ def begin(job: Job, arguments: Sequence[str], run: Path | None = None) -> None:
         EdgeTuneError: what the job itself says is wrong, with its exit code.
     """
     started = jobs.start(arguments, run=run)
-    name = run.name if run else started.id
+    name = name_of(run.absolute()) if run else started.id
     try:
         status = show_beginning(job, started)
     except KeyboardInterrupt:

@@ -38,7 +38,8 @@ def show(job: Job) -> None:
         return [each.name, each.stage + steps, model, best, size(bytes_in(Path(each.folder))), changed]
 
     found = list(all_overviews())
-    for line in table(["project", "stage", "model", "held-out", "disk", "changed"], [*map(cells, found)], ["held-out", "disk"]):
+    head = ["project", "stage", "model", "held-out", "disk", "changed"]
+    for line in table(head, [*map(cells, found)], ["held-out", "disk"]) if found else []:
         job.output.say(*line)
     for each in found:
         if each.problem:
@@ -74,9 +75,10 @@ def create(
 
 def rename(job: Job, name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]) -> None:
     """Give a project another name."""
-    from edgetune.workspace import projects
+    from edgetune.workspace.projects import find_project
+    from edgetune.workspace.projects import rename as renamed
 
-    tell(job.output, projects.rename(projects.find_project(name), new))
+    tell(job.output, renamed(find_project(name), new))
 
 
 def remove(job: Job, name: Name, yes: Yes = False) -> None:

@@ -17,12 +17,12 @@ def runs(
     """List the runs, the newest first."""
     import time
 
-    from edgetune.workspace.runs import all_runs, every_run, runs_folder
+    from edgetune.workspace.runs import all_runs, every_run, name_of, runs_folder
 
     found = list(all_runs(folder)) if folder else every_run()
     rows = [
         [
-            f"{each.project}/{Path(each.run).name}" if each.project else Path(each.run).name,
+            name_of(Path(each.run)) if not folder else Path(each.run).name,
             each.phase,
             f"{count(each.step)}/{count(each.total_steps)}",
             "" if each.train_loss is None else f"{each.train_loss:.4f}",
@@ -36,8 +36,9 @@ def runs(
             job.output.say(*line)
         for each in found:
             if each.why:
-                job.output.note(Styled(f"{Path(each.run).name}:", "yellow"), f" interrupted: {each.why}")
-                job.output.note(Styled("hint:", "cyan"), f" `edgetune resume {Path(each.run).name}` continues it")
+                name = name_of(Path(each.run))
+                job.output.note(Styled(f"{name}:", "yellow"), f" interrupted: {each.why}")
+                job.output.note(Styled("hint:", "cyan"), f" `edgetune resume {name}` continues it")
     else:
         job.output.note(f"no runs in {folder or runs_folder()}")
     job.output.document({"runs": found})

@@ -18,7 +18,7 @@ from edgetune.workspace.follow import Follower
 from edgetune.workspace.jobs import JobStatus
 from edgetune.workspace.names import has_begun, named
 from edgetune.workspace.run_state import RunState
-from edgetune.workspace.runs import is_alive, why_interrupted
+from edgetune.workspace.runs import is_alive, name_of, why_interrupted
 
 LOOK, LOOK_AT_PROCESS = 0.25, 1.0  # seconds
 
@@ -79,7 +79,7 @@ def tell_end(job: Job, run: Path, state: RunState) -> None:
     Raises:
         StoppedEarly, ChildFailed, EdgeTuneError: it is not finished.
     """
-    hint = f"`edgetune resume {run.name}` continues it"
+    hint = f"`edgetune resume {name_of(run)}` continues it"
     match state.ended:
         case RunFinished():
             report(job, state.ended)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from edgetune import events
 from edgetune.events import AnyEvent, from_line
-from edgetune.files import write_file
+from edgetune.files import move, write_file
 from edgetune.workspace import run_state
 from edgetune.workspace.run_state import RunState, replay
 
@@ -134,7 +134,7 @@ def keep_snapshot(follower: Follower) -> None:
     try:
         content = msgspec.msgpack.encode(known)
         write_file(part, digest(content) + content, "snapshot")
-        os.replace(part, place)
+        move(part, place, "snapshot")
     except OSError:
         with suppress(OSError):
             part.unlink()

@@ -32,6 +32,7 @@ RESULT = 64 << 20  # bytes of a document that are read
 GRACE = 10.0  # seconds between the request to end and the end by force
 GRACE_OF = {"train": 120.0, "resume": 120.0}  # these finish a step and save it
 KEPT_SECONDS, KEPT_JOBS = 14 * 86400, 200
+AN_INSTANT = 1.0
 GONE = -signal.SIGKILL  # what is taken for the exit code of a child that went without a word
 children: dict[str, "subprocess.Popen[bytes]"] = {}  # those that this process started, by their job's folder
 
@@ -95,13 +96,20 @@ class Job:
 
     def is_running(self) -> bool:
         """Whether its process lives."""
+        child = children.get(str(self.folder))
+        if (child is None or child.poll() is None) and is_held(self.folder / "job.lock"):
+            return True
         self.reap()
-        return is_held(self.folder / "job.lock")
+        return False
 
     def reap(self) -> None:
         """Takes note of the end of a child of this process: nobody else is told by which signal."""
         child = children.get(str(self.folder))
-        if child is None or child.poll() is None:
+        if child is None:
+            return
+        with suppress(subprocess.TimeoutExpired):  # its files are closed an instant before it is no more
+            child.wait(AN_INSTANT)
+        if child.returncode is None:
             return
         del children[str(self.folder)]
         with suppress(EdgeTuneError, OSError):  # then it is told as the others know it

@@ -4,7 +4,6 @@
 [project] of its own. Removed projects lie in EDGETUNE_HOME/trash until somebody empties it.
 """
 
-import os
 import re
 import shutil
 import time
@@ -22,7 +21,7 @@ from msgspec.structs import replace
 
 from edgetune.config import DataConfig, RunConfig, apply_setting, convert, relative_to, to_toml, toml_value
 from edgetune.errors import ConfigError, EdgeTuneError, InputError, Refused
-from edgetune.files import clean, disk_errors, home, safe_name, whole_file, whole_folder, write_file
+from edgetune.files import clean, disk_errors, home, move, safe_name, whole_file, whole_folder, write_file
 from edgetune.workspace.runs import RunSummary, all_runs, is_alive
 
 NOWHERE = "none"  # stands for a model that is not chosen yet, where a config is checked
@@ -155,7 +154,7 @@ def rename(project: Project, name: str) -> Project:
     same = name.lower() == project.name.lower()
     new = Project(projects_folder() / safe_name(name)) if same else free_place(name)
     with disk_errors(new.folder):
-        os.rename(project.folder, new.folder)
+        move(project.folder, new.folder, "project-move")
     return new
 
 
@@ -359,10 +358,10 @@ def remove(project: Project) -> Path:
         InputError: it cannot be moved.
     """
     require_quiet(project, "remove")
-    trash = trash_folder() / f"{project.name}~{time.time():.3f}"
+    trash = trash_folder() / f"{project.name}~{time.time():.6f}"
     with disk_errors(trash):
         trash.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(project.folder, trash)
+        move(project.folder, trash, "project-move")
     return trash
 
 
@@ -387,7 +386,8 @@ def restore(name: str) -> Project:
         raise InputError(f"no project {clean(name)!r} lies in the trash", hint="`edgetune projects` lists those that are there")
     project = free_place(found.name)
     with disk_errors(project.folder):
-        os.rename(found.folder, project.folder)
+        projects_folder().mkdir(parents=True, exist_ok=True)
+        move(found.folder, project.folder, "project-move")
     return project
 
 

@@ -90,6 +90,13 @@ def all_runs(folder: Path) -> Iterator[RunSummary]:
     yield from sorted((summary(run) for run in runs), key=lambda each: -each.changed)
 
 
+def name_of(run: Path) -> str:
+    """The shortest name that `find_run` finds a run by."""
+    if run.parent == runs_folder():
+        return run.name
+    return f"{run.parent.parent.name}/{run.name}" if run.parent in runs_of_projects() else str(run)
+
+
 def every_run() -> list[RunSummary]:
     """The runs in this person's runs folder and in all projects, the one that changed last first."""
     places = [runs_folder(), *runs_of_projects()]
