@@ -245,10 +245,19 @@ class HopScored(Event, frozen=True):
     top1_agreement: float
 
 
+class JobEnded(Event, frozen=True):
+    """The last event of a command with `--events`: its exit code and, where it is not 0, what was wrong."""
+
+    exit_code: int
+    kind: str = ""
+    message: str = ""
+    hint: str = ""
+
+
 AnyEvent = (
     RunStarted | RowsLeftOut | StepFinished | StepSkipped | RolledBack | ValidationFinished | Diverged | SampleWritten
     | CheckpointSaved | CheckpointRejected | Warned | Progress | RunPaused | RunResumed | KeptAwake | PowerChanged | Throttled
-    | Recovered | Slept | ClockChanged | MemoryShort | RunStopped | RunFinished | RunFailed | HopScored
+    | Recovered | Slept | ClockChanged | MemoryShort | RunStopped | RunFinished | RunFailed | HopScored | JobEnded
 )  # fmt: skip
 ENCODER = msgspec.json.Encoder()
 DECODER = msgspec.json.Decoder(AnyEvent)

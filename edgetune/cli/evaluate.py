@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgetune.cli.options import Backend, BackendName, Job
+from edgetune.cli.options import Backend, BackendName, Detach, Job
 from edgetune.units import count
 
 
@@ -22,8 +22,13 @@ def evaluate(
     worst: Annotated[int, typer.Option(min=0, help="Tell only so many rows, the highest loss first; 0: all.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=8, help="The longest row, in tokens; longer ones are left out.")] = 4096,
     backend: Backend = BackendName.auto,
+    detach: Detach = False,
 ) -> None:
     """Measure loss and perplexity on rows, and a task's own metric."""
+    if detach:
+        from edgetune.cli.detached import begin, without
+
+        return begin(job, without(job.arguments))
     from edgetune.hardware import reexec_for_speed
 
     reexec_for_speed()

@@ -14,6 +14,11 @@ from edgetune.workspace.run_state import RunState, fold
 BAR = 24  # cells
 SAMPLE = 200  # characters of a sample that are shown
 LINES = 20  # step lines of a whole run, whatever its length
+NEWEST = 10  # rare events that are told of a run's past
+TOLD_BY_THE_TABLE = (
+    events.RunStarted | events.ValidationFinished | events.CheckpointSaved | events.RunFinished | events.RunStopped
+    | events.RunFailed
+)  # fmt: skip
 LONG = 2.0  # seconds after which a job owes a sign of life
 CALM = 10.0  # seconds between two lines where there is no bottom line to draw over
 REDRAW = 0.1  # seconds between two drawings of the bottom line
@@ -119,6 +124,21 @@ class EventView:
         self.output.note(f"{begin}{count(event.total_steps)} steps · {event.backend}{memory}")
         self.table_begun = False
 
+    def catch_up(self, state: RunState) -> None:
+        """What a run has told before somebody began to look: its table so far, in as many lines as it would have had."""
+        self.run = state
+        if state.started is None:
+            return
+        self.started(state.started)
+        points = state.curve.points
+        shown = points[:: -(-len(points) // LINES)] if points else ()
+        rows = [(point.step, 0, point.loss) for point in shown] + [(point.step, 1, point.loss) for point in state.validations]
+        for step, held_out, loss in sorted(rows):
+            self.row(step, loss, *([f"held-out rows{' · best so far' if loss == state.best_loss else ''}"] if held_out else []))
+        for event in state.log[-NEWEST:]:
+            if not isinstance(event, TOLD_BY_THE_TABLE):
+                self.rare(event)
+
     def step(self, event: events.StepFinished) -> None:
         """A line for each twentieth of the run (in a log also when the last one is long ago), and the bottom line."""
         due = event.step % max(1, self.run.total_steps // LINES) == 0 or event.step == self.run.total_steps
@@ -134,7 +154,7 @@ class EventView:
         if not self.table_begun:
             self.output.note(Styled(f"{'step':>8}  {'loss':>8}   tokens/s   left", "dim"))
         self.table_begun, self.line_time = True, self.clock()
-        self.output.note(f"{count(step):>8}  {loss:8.4f}   ", *rest)
+        self.output.note(f"{count(step):>8}  {loss:8.4f}{'   ' if rest else ''}", *rest)
 
     # ---- any job of many equal parts -------------------------------------------------------------------------------
 

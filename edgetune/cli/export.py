@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgetune.cli.options import Job
+from edgetune.cli.options import Detach, Job
 from edgetune.cli.output import Styled, table
 from edgetune.units import percent, size
 
@@ -20,8 +20,13 @@ def export(
     adapter_gguf: Annotated[
         bool, typer.Option("--adapter-gguf", help="Also write the adapter alone, for a GGUF of its base.")
     ] = False,
+    detach: Detach = False,
 ) -> None:
     """Make GGUF files and prove them. Merge, convert, quantise; at every hop nothing may be lost."""
+    if detach:
+        from edgetune.cli.detached import begin, without
+
+        return begin(job, without(job.arguments))
     from edgetune.hardware import reexec_for_speed
 
     reexec_for_speed()

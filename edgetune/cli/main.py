@@ -2,35 +2,46 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated, Concatenate
 
 import typer
 import typer.main
 
+from edgetune.backend.launch import rank
 from edgetune.cli import (
     adapter,
     bench,
     chat,
+    control,
     data,
     demo,
     doctor,
     evaluate,
     export,
+    jobs,
     merge,
     models,
     plan,
+    projects,
     report,
     runs,
     selftest,
     train,
+    watch,
 )
 from edgetune.cli.crash import report_crash
-from edgetune.cli.options import Job, command
+from edgetune.cli.options import ARGUMENTS, Job, command
 from edgetune.cli.output import Output, one_line
 from edgetune.errors import DiskFull, DoesNotFit, EdgeTuneError, InputError
+from edgetune.events import JobEnded, to_line
+from edgetune.files import append_line
+from edgetune.workspace.bounded_log import LOG_VARIABLE, bound_standard_error
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE: what shells expect
 
@@ -75,6 +86,12 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
     "resume": train.resume,
     "runs": runs.runs,
     "report": report.report,
+    "watch": watch.watch,
+    "pause": control.pause,
+    "stop": control.stop,
+    "save": control.save,
+    "sample": control.sample,
+    "jobs": jobs.jobs,
     "eval": evaluate.evaluate,
     "merge": merge.merge,
     "export": export.export,
@@ -83,6 +100,7 @@ COMMANDS: dict[str, Callable[Concatenate[Job, ...], None]] = {
 }
 for name, function in COMMANDS.items():
     app.command(name)(command(function))
+app.add_typer(projects.app, name="projects")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(models.app, name="models")
 app.add_typer(selftest.app, name="selftest")
@@ -94,6 +112,9 @@ def run() -> None:
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
         getattr(sys, name).reconfigure(errors="backslashreplace")
+    if LOG_VARIABLE in os.environ:
+        bound_standard_error()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled takes its unfinished files away
     code = main(sys.argv[1:])
     with suppress(OSError):
         sys.stdout.flush()
@@ -103,19 +124,38 @@ def run() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command line; the exit code."""
+    """Runs one command line; the exit code. With --events, it is the last event."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = Output(as_json="--json" in options)
+    end = attempt(arguments, output)
+    if (events := events_file(options)) and not rank():
+        with suppress(OSError, EdgeTuneError):
+            append_line(events, to_line(end), "event-copy")
+    return end.exit_code
+
+
+def attempt(arguments: Sequence[str], output: Output) -> JobEnded:
+    """Runs one command line, and tells what is wrong; its end."""
     try:
         with redirect_stdout(output.err if output.as_json else output.out):
-            return invoke(list(arguments) or ["--help"], output)
+            return JobEnded(exit_code=invoke(list(arguments) or ["--help"], output))
     except BrokenPipeError:
-        return PIPE_CLOSED
+        return JobEnded(exit_code=PIPE_CLOSED)
     except (Exception, KeyboardInterrupt) as error:
         told = translated(error, arguments)
         with suppress(BrokenPipeError):
             output.error(told)
-        return told.exit_code
+        return JobEnded(exit_code=told.exit_code, kind=told.kind, message=told.message, hint=told.hint)
+
+
+def events_file(options: Sequence[str]) -> Path | None:
+    """What --events names, also where the command line is at fault elsewhere."""
+    for option, following in zip_longest(options, options[1:], fillvalue=""):
+        if option == "--events" and following:
+            return Path(following)
+        if option.startswith("--events="):
+            return Path(option.partition("=")[2])
+    return None
 
 
 def invoke(arguments: list[str], output: Output) -> int:
@@ -123,6 +163,7 @@ def invoke(arguments: list[str], output: Output) -> int:
     try:
         top = typer.main.get_command(app)
         with top.make_context("edgetune", arguments, obj=output) as context:
+            context.meta[ARGUMENTS] = arguments
             top.invoke(context)
     except typer.Exit as end:
         return end.exit_code

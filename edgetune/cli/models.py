@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetune.cli.options import AsJson, EventsFile, Job, Offline, command
+from edgetune.cli.options import AsJson, Detach, EventsFile, Job, Offline, command
 from edgetune.cli.output import Output, Styled, table
 from edgetune.errors import EdgeTuneError, InputError, ModelError
 from edgetune.units import parameters, size
@@ -178,8 +178,13 @@ def get(
     repository: Annotated[
         str, typer.Argument(metavar="REPO", help="ORGANISATION/NAME, also with @REVISION, or a name of the catalogue.")
     ],
+    detach: Detach = False,
 ) -> None:
     """Download a model from the hub. Verified by SHA-256; continues where an earlier download was broken off."""
+    if detach:
+        from edgetune.cli.detached import begin, without
+
+        return begin(job, without(job.arguments))
     from edgetune.architecture.spec import read_spec
     from edgetune.hub.catalog import find
     from edgetune.hub.download import get as download

@@ -5,7 +5,7 @@ A command is a function of a Job and its own arguments; `command` adds --json, -
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from edgetune.events import Event, to_line
 from edgetune.files import append_line, disk_errors
 
 Arguments = ParamSpec("Arguments")
+ARGUMENTS = "edgetune.arguments"  # where the parser's context has the command line
 
 
 class BackendName(StrEnum):
@@ -39,6 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Standard output carries on
 EventsFile = Annotated[
     Path | None, typer.Option("--events", metavar="FILE", help="Append every event of the job, one JSON line each.")
 ]
+Detach = Annotated[bool, typer.Option("--detach", help="In the background: it outlives this terminal. Follow it with `watch`.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network call.")]
 
 
@@ -49,8 +51,9 @@ class Job:
         InputError: the events file cannot be written.
     """
 
-    def __init__(self, output: Output, events: Path | None = None):
+    def __init__(self, output: Output, events: Path | None = None, arguments: Sequence[str] = ()):
         self.output, self.events, self.view = output, events, EventView(output)
+        self.arguments = tuple(arguments)  # the command line that this is
         if events:
             with disk_errors(events):
                 events.open("ab").close()
@@ -75,7 +78,7 @@ def command(function: Callable[Concatenate[Job, Arguments], None]) -> Callable[.
         if offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
         call: Callable[..., None] = function
-        call(Job(context.obj, events), **own)
+        call(Job(context.obj, events, context.meta.get(ARGUMENTS, ())), **own)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [

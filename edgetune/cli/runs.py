@@ -6,24 +6,23 @@ from typing import Annotated
 import typer
 
 from edgetune.cli.options import Job
-from edgetune.cli.output import table
+from edgetune.cli.output import Styled, table
 from edgetune.units import count, duration
 
 
 def runs(
     job: Job,
-    folder: Annotated[Path | None, typer.Argument(help="A folder of runs; left out, EDGETUNE_HOME/runs.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A folder of runs; left out, all of yours.")] = None,
 ) -> None:
     """List the runs, the newest first."""
     import time
 
-    from edgetune.workspace.runs import all_runs, runs_folder
+    from edgetune.workspace.runs import all_runs, every_run, name_of, runs_folder
 
-    place = folder or runs_folder()
-    found = list(all_runs(place))
+    found = list(all_runs(folder)) if folder else every_run()
     rows = [
         [
-            Path(each.run).name,
+            name_of(Path(each.run)) if not folder else Path(each.run).name,
             each.phase,
             f"{count(each.step)}/{count(each.total_steps)}",
             "" if each.train_loss is None else f"{each.train_loss:.4f}",
@@ -35,6 +34,11 @@ def runs(
     if found:
         for line in table(["run", "state", "steps", "loss", "held-out", "changed"], rows, right=["steps", "loss", "held-out"]):
             job.output.say(*line)
+        for each in found:
+            if each.why:
+                name = name_of(Path(each.run))
+                job.output.note(Styled(f"{name}:", "yellow"), f" interrupted: {each.why}")
+                job.output.note(Styled("hint:", "cyan"), f" `edgetune resume {name}` continues it")
     else:
-        job.output.note(f"no runs in {place}")
+        job.output.note(f"no runs in {folder or runs_folder()}")
     job.output.document({"runs": found})

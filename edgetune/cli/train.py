@@ -1,6 +1,7 @@
 """`train` and `resume`: a run, from its config or from where it stopped."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,11 @@ import typer
 
 from edgetune.backend.launch import rank
 from edgetune.cli.notify import at_the_end
-from edgetune.cli.options import Backend, BackendName, Job, Settings
+from edgetune.cli.options import Backend, BackendName, Detach, Job, Settings
 from edgetune.cli.output import Styled
 from edgetune.cli.signals import StopSignals
+from edgetune.config import RunConfig
+from edgetune.errors import ConfigError
 from edgetune.events import Event, RunFinished, RunStarted
 from edgetune.units import count, duration, rate, size
 
@@ -22,23 +25,60 @@ Notify = Annotated[
 
 def train(
     job: Job,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="The run's TOML file; a project has its own.")] = None,
     settings: Settings = [],  # noqa: B006 - typer makes its own list
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the run goes; left out, EDGETUNE_HOME/runs.")] = None,
+    project: Annotated[str, typer.Option(metavar="NAME", help="A run of this project, in its folder.")] = "",
     backend: Backend = BackendName.auto,
     notify: Notify = "",
+    detach: Detach = False,
 ) -> None:
     """Train a run. Ctrl-C stops it after the step at hand, with everything saved."""
-    from edgetune.config import load
     from edgetune.hardware import reexec_for_speed
 
-    wanted = load(config, settings)
+    wanted, place = wanted_run(config, settings, project)
+    if detach:
+        return detach_run(job, wanted.model, run, place)
     reexec_for_speed()
     from edgetune.workspace import training
 
     with StopSignals(job.output) as stop:
-        finished = training.train(wanted, run, follower(job, stop, notify), stop.requested, backend)
+        finished = training.train(wanted, run, follower(job, stop, notify), stop.requested, backend, place)
     report(job, finished)
+
+
+def wanted_run(config: Path | None, settings: list[str], project: str) -> tuple[RunConfig, Path | None]:
+    """The config of a run, and where it goes if it belongs to a project.
+
+    Raises:
+        ConfigError: there is none, or something in it is wrong.
+        InputError: there is no such project.
+    """
+    from edgetune.config import load
+    from edgetune.workspace.projects import find_project, run_config
+
+    found = find_project(project) if project else None
+    if config:
+        return load(config, settings), found.runs if found else None
+    if not found:
+        raise ConfigError("train needs a CONFIG, or the --project that has one", hint="see `edgetune train --help`")
+    return run_config(found, settings), found.runs
+
+
+def detach_run(job: Job, model: str, run: Path | None, place: Path | None) -> None:
+    """Trains in the background, in a folder that is known before it begins."""
+    from datetime import date
+
+    from edgetune.cli.detached import begin, without
+    from edgetune.workspace.runs import new_run_folder
+
+    folder = run or new_run_folder(model, date.today(), place)
+    command, *rest = without(job.arguments, "--run")
+    try:
+        begin(job, [command, "--run", str(folder.absolute()), *rest], folder)
+    finally:
+        with suppress(OSError):  # of a run that never began nothing is left
+            folder.rmdir()
 
 
 def resume(
@@ -49,12 +89,19 @@ def resume(
     ] = False,
     backend: Backend = BackendName.auto,
     notify: Notify = "",
+    detach: Detach = False,
 ) -> None:
-    """Continue a run exactly where it stopped."""
+    """Continue a run exactly where it stopped, or let a paused one go on."""
+    from edgetune.cli.control import go_on
+    from edgetune.cli.detached import begin, without
     from edgetune.hardware import reexec_for_speed
-    from edgetune.workspace.runs import find_run
+    from edgetune.workspace.runs import find_run, is_alive
 
     folder = find_run(run)
+    if is_alive(folder):
+        return go_on(job, folder)
+    if detach:
+        return begin(job, without(job.arguments), folder)
     reexec_for_speed()
     from edgetune.workspace import training
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from edgetune.errors import ChildFailed, DiskFull
+from edgetune.exits import explain_exit
 from edgetune.files import clean
 from edgetune.llamacpp import protocol
 from edgetune.llamacpp.protocol import Alive, AnyReply, Failed, Request
@@ -217,7 +218,7 @@ def explain(code: int) -> tuple[str, str]:
     if -code in ENDS:
         return ENDS[-code]
     if code < 0:
-        return f"llama.cpp's process was ended by signal {-code}", "try again"
+        return f"llama.cpp's process was {explain_exit(code)[0]}", "try again"
     return f"llama.cpp's process ended unexpectedly (code {code})", DAMAGED
 
 

@@ -1,16 +1,10 @@
 """A training from its config to its adapter: everything is read and checked, the loop runs, every event is written down."""
 
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
-import json
-import os
-import socket
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -44,6 +38,7 @@ from edgetune.events import (
 )
 from edgetune.files import disk_errors, require_space, whole_file, whole_folder, write_file
 from edgetune.hardware.sensors import Sensors, these_sensors
+from edgetune.locks import Held, only_holder
 from edgetune.text.batches import BatchOrder, split_valid, to_row
 from edgetune.text.chat_template import ChatTemplate, load_template
 from edgetune.text.dataset import Dataset, Example, Problem, load_examples
@@ -559,18 +554,6 @@ def check_same(saved: TrainingState, now: TrainingState, folder: Path, force: bo
         yield Warned(message=f"forced to go on, although {change}")
 
 
-def hold(lock: int) -> None:
-    """Takes a lock. Whoever only looks whether a run is being trained has it for an instant: so it is tried some times.
-
-    BlockingIOError where another process keeps it.
-    """
-    for _ in range(LOCK_TRIES):
-        with suppress(BlockingIOError):
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(LOCK_PAUSE)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 @contextmanager
 def only_writer(folder: Path) -> Generator[None]:
     """Holds the run's lock, which dies with the process.
@@ -578,17 +561,8 @@ def only_writer(folder: Path) -> Generator[None]:
     Raises:
         CheckpointError: another process trains here.
     """
-    with disk_errors(folder), (folder / "run.lock").open("a+", encoding="utf-8") as lock:
-        try:
-            hold(lock.fileno())
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            lock.seek(0)
-            raise CheckpointError(
-                f"another process trains here: {lock.read(200).strip()}", file=folder, hint="wait for it, or stop it"
-            ) from None
-        lock.truncate(0)
-        lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}))
-        lock.flush()
-        yield
+    try:
+        with only_holder(folder / "run.lock"):
+            yield
+    except Held as owner:
+        raise CheckpointError(f"another process trains here: {owner}", file=folder, hint="wait for it, or stop it") from None

@@ -241,6 +241,6 @@ def with_sample(samples: tuple[Sample, ...], event: SampleWritten) -> tuple[Samp
     return tuple(replace(each, step=event.step, reply=event.reply) if each is known else each for each in samples)
 
 
-def replay(events: Iterable[Event]) -> RunState:
-    """The state after all events."""
-    return reduce(fold, events, RunState())
+def replay(events: Iterable[Event], state: RunState | None = None) -> RunState:
+    """The state after all events, begun with one or with none."""
+    return reduce(fold, events, state or RunState())

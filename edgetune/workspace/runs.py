@@ -1,6 +1,6 @@
 """The runs of this person: where new ones go, and how each of them stands."""
 
-import fcntl
+import signal
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,12 @@ from datetime import date
 from pathlib import Path
 
 from edgetune.errors import CheckpointError
-from edgetune.events import RunFinished, read
+from edgetune.events import RunFinished
+from edgetune.exits import explain_exit
 from edgetune.files import clean, disk_errors, home
-from edgetune.workspace.run_state import RunState, replay
+from edgetune.locks import is_held
+from edgetune.workspace.follow import Follower
+from edgetune.workspace.run_state import RunState
 
 RUNNING = ("starting", "training", "paused")
 
@@ -28,6 +31,8 @@ class RunSummary:
     valid_loss: float | None
     adapter: str | None
     changed: float  # seconds since 1970
+    project: str = ""  # that it belongs to
+    why: str = ""  # it was interrupted
 
 
 def runs_folder() -> Path:
@@ -35,8 +40,9 @@ def runs_folder() -> Path:
     return home() / "runs"
 
 
-def new_run_folder(model: str, today: date) -> Path:
-    """Makes an empty folder for a new run: the model's short name, the day, and a number that is free.
+def new_run_folder(model: str, today: date, place: Path | None = None) -> Path:
+    """Makes an empty folder for a new run: the model's short name, the day, and a number that is free. `place`: where,
+    if not among this person's runs.
 
     Raises:
         InputError: the place cannot be written.
@@ -44,7 +50,7 @@ def new_run_folder(model: str, today: date) -> Path:
     letters = (character if character.isalnum() and character.isascii() else "-" for character in Path(model).name[:40])
     stem = f"{''.join(letters).strip('-') or 'run'}-{today:%Y%m%d}"
     number = 1
-    while (folder := runs_folder() / f"{stem}-{number}").exists():
+    while (folder := (place or runs_folder()) / f"{stem}-{number}").exists():
         number += 1
     with disk_errors(folder):
         folder.mkdir(parents=True)
@@ -52,21 +58,49 @@ def new_run_folder(model: str, today: date) -> Path:
 
 
 def find_run(name: str) -> Path:
-    """The folder of a run that is given as a path, or by its name in the runs folder.
+    """The folder of a run that is given as a path, by its name, or as PROJECT/NAME.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or more than one.
     """
-    for folder in (Path(name), runs_folder() / name):
+    project, _, run = name.rpartition("/")
+    places = [Path(name), runs_folder() / name]
+    if project and "/" not in project:
+        places += [folder / run for folder in runs_of_projects() if folder.parent.name.lower() == project.lower()]
+    for folder in places:
         if (folder / "run.toml").is_file():
             return folder
+    found = [folder / name for folder in runs_of_projects() if "/" not in name and (folder / name / "run.toml").is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{folder.parent.parent.name}/{folder.name}" for folder in found)
+        raise CheckpointError("more than one project has a run of that name", file=clean(name), hint=f"say which: {names}")
     raise CheckpointError("no run here", file=clean(name), hint="`edgetune runs` lists them")
+
+
+def runs_of_projects() -> list[Path]:
+    """The folders of runs that the projects have."""
+    return sorted((home() / "projects").glob("[!.]*/runs"))
 
 
 def all_runs(folder: Path) -> Iterator[RunSummary]:
     """The runs in a folder, the one that changed last first."""
     runs = [path.parent for path in folder.glob("*/run.toml") if path.is_file()]
     yield from sorted((summary(run) for run in runs), key=lambda each: -each.changed)
+
+
+def name_of(run: Path) -> str:
+    """The shortest name that `find_run` finds a run by."""
+    if run.parent == runs_folder():
+        return run.name
+    return f"{run.parent.parent.name}/{run.name}" if run.parent in runs_of_projects() else str(run)
+
+
+def every_run() -> list[RunSummary]:
+    """The runs in this person's runs folder and in all projects, the one that changed last first."""
+    places = [runs_folder(), *runs_of_projects()]
+    return sorted((each for place in places for each in all_runs(place)), key=lambda each: -each.changed)
 
 
 def summary(run: Path) -> RunSummary:
@@ -82,15 +116,31 @@ def summary(run: Path) -> RunSummary:
         total_steps=state.total_steps,
         train_loss=ended.train_loss if ended else state.loss,
         valid_loss=state.best_loss,
-        adapter=ended.adapter if ended else None,
+        adapter=str(run / Path(ended.adapter).name) if ended else None,
         changed=state.last_time or (run / "run.toml").stat().st_mtime,
+        project=run.parent.parent.name if run.parent in runs_of_projects() else "",
+        why=why_interrupted(run, state) if phase == "interrupted" else "",
     )
+
+
+def why_interrupted(run: Path, state: RunState) -> str:
+    """What is known of the end of a run whose process is gone without a word."""
+    import psutil  # here, not above: most commands never ask
+
+    from edgetune.workspace.jobs import job_of_run
+
+    job = job_of_run(run)
+    status = job.poll() if job else None
+    if status and status.state == "killed" and status.exit_code != -signal.SIGKILL:
+        return status.message
+    if state.last_time and state.last_time < psutil.boot_time():
+        return "the machine was switched off or started anew"
+    return explain_exit(-signal.SIGKILL)[0]
 
 
 def run_state(run: Path) -> RunState:
     """The state that a run's events have left it in."""
-    file = run / "events.jsonl"
-    return replay(read(file)) if file.is_file() else RunState()
+    return Follower(run / "events.jsonl").catch_up()
 
 
 def model_of(run: Path) -> str:
@@ -103,11 +153,4 @@ def model_of(run: Path) -> str:
 
 def is_alive(run: Path) -> bool:
     """Whether a process trains it: only the system's lock tells, which no clock, no copy and no reused number can mislead."""
-    try:
-        with (run / "run.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for an instant; who begins to train tries again
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_held(run / "run.lock")

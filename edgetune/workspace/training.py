@@ -11,6 +11,7 @@ from edgetune.errors import ConfigError
 from edgetune.events import Event, Progress, RunFinished
 from edgetune.training import session
 from edgetune.training.session import Prepared
+from edgetune.workspace.follow import Snapshots
 from edgetune.workspace.models import find_model
 from edgetune.workspace.planning import plan_resources
 from edgetune.workspace.report_pages import reporting
@@ -33,9 +34,14 @@ def prepare(config: RunConfig, on_event: OnEvent, now: str | None = None) -> Pre
 
 
 def train(
-    config: RunConfig, folder: Path | None, on_event: OnEvent, should_stop: Callable[[], bool], backend: str = "auto"
+    config: RunConfig,
+    folder: Path | None,
+    on_event: OnEvent,
+    should_stop: Callable[[], bool],
+    backend: str = "auto",
+    place: Path | None = None,
 ) -> RunFinished:
-    """A new run, in `folder` or in a new one of this person's runs.
+    """A new run, in `folder` or in a new one in `place`, which is this person's runs if it is left out.
 
     Raises:
         ConfigError: MLX is asked for and not installed.
@@ -46,8 +52,8 @@ def train(
     chosen = team_backend(backend)
     prepared = prepare(config, on_event)
     resources = plan_resources(prepared, backend=chosen)
-    folder = folder or (new_run_folder(config.model, date.today()) if rank() == 0 else Path())
-    return session.train(prepared, folder, resources, reporting(folder, on_event), should_stop)
+    folder = folder or (new_run_folder(config.model, date.today(), place) if rank() == 0 else Path())
+    return session.train(prepared, folder, resources, with_snapshots(folder, reporting(folder, on_event)), should_stop)
 
 
 def resume(
@@ -68,7 +74,18 @@ def resume(
     chosen = team_backend(begun.backend if begun and backend == "auto" else backend)
     prepared = prepare(session.read_run_config(folder), on_event, session.prepared_at(folder))
     resources = plan_resources(prepared, begun.workers if begun else None, chosen)
-    return session.resume(folder, prepared, resources, reporting(folder, on_event), should_stop, force)
+    return session.resume(folder, prepared, resources, with_snapshots(folder, reporting(folder, on_event)), should_stop, force)
+
+
+def with_snapshots(folder: Path, on_event: OnEvent) -> OnEvent:
+    """Hears the events of a run, and keeps its state now and then: the longest run opens at once."""
+    snapshots = Snapshots(folder / "events.jsonl")
+
+    def hear(event: Event) -> None:
+        on_event(event)
+        snapshots.note()
+
+    return hear
 
 
 def team_backend(name: str) -> Backend:

@@ -11,7 +11,7 @@ from edgetune.cli.main import main
 from edgetune.files import append_line
 from edgetune.hardware import speed
 from edgetune.training.control import Control, Pause, send
-from tests.faults import test_hub_faults, test_kill_outcomes, test_kill_points
+from tests.faults import test_hub_faults, test_jobs, test_kill_outcomes, test_kill_points
 from tests.faults.code_points import bare_writes, points
 from tests.faults.forks import Child
 from tui.settings import Settings
@@ -22,7 +22,7 @@ SMALL = (
     "event-copy",
 )  # fmt: skip
 LINES = ("control", "rating", "correction")  # points of append_line alone: one line, there or not
-NEVER_PASSED = {"converted-trashed": "what is there is not replaced", "import-trashed": "what is there is not replaced"}
+NEVER_PASSED = dict.fromkeys(("converted-trashed", "import-trashed", "project-trashed"), "what is there is not replaced")
 SCRATCH = {
     "bench-trashed",
     "bench-weights",
@@ -36,13 +36,17 @@ PAST_THE_POINTS = {
     ("edgetune/cli/options.py", "open"): "asks whether the events file can be written; the lines are append_line's",
     ("edgetune/export/certificate.py", "memmap"): "the reference, gone when the export ends",
     ("edgetune/export/pipeline.py", "mkdtemp"): "what an export needs on the way; a killed one's is swept by the next",
+    ("edgetune/locks.py", "open"): "a lock, which dies with the process",
+    ("edgetune/locks.py", "truncate"): "a lock, which dies with the process",
+    ("edgetune/locks.py", "write_bytes"): "who holds it, for people",
+    ("edgetune/workspace/bounded_log.py", "open"): "a job's log, cut in its place",
+    ("edgetune/workspace/bounded_log.py", "truncate"): "a job's log, cut in its place",
+    ("edgetune/workspace/jobs.py", "open"): "a child's own streams, and the lock that dies with it",
     ("edgetune/hub/download.py", "open"): "the download's own stream, with a point at every chunk",
     ("edgetune/hub/download.py", "touch"): "makes the file that this stream continues",
     ("edgetune/hub/download.py", "truncate"): "empties it where the hub begins again",
     ("edgetune/hub/library.py", "open"): "a folder's lock",
     ("edgetune/llamacpp/child.py", "write_text"): "/proc",
-    ("edgetune/training/session.py", "open"): "the run's lock, which dies with the process",
-    ("edgetune/training/session.py", "truncate"): "the run's lock, which dies with the process",
     ("edgetune/training/guards/disk.py", "write_bytes"): "bytes of no meaning, held back for a full disk",
     ("tui/child.py", "fdopen"): "a pipe, read",
     ("tui/widgets/top_bar.py", "truncate"): "a text",
@@ -58,7 +62,7 @@ def test_nothing_is_written_past_the_points() -> None:
 
 
 def test_1_every_point_of_the_code_is_killed_at() -> None:
-    killed = {*test_kill_points.KILLED, *test_kill_outcomes.KILLED, *test_hub_faults.KILLED, *SMALL, *LINES}
+    killed = {*test_kill_points.KILLED, *test_kill_outcomes.KILLED, *test_hub_faults.KILLED, *test_jobs.KILLED, *SMALL, *LINES}
     there = points()
     assert there.keys() - killed - NEVER_PASSED.keys() - SCRATCH == set()
     assert killed - there.keys() == set(), "no longer there"

@@ -68,7 +68,7 @@ def test_the_newest_run_comes_first_with_what_it_came_to() -> None:
         "tiny",
         1.5,
         None,
-        "r/adapter",
+        str(runs_folder() / "newer" / "adapter"),
     )
     assert (older.phase, older.step, older.total_steps, older.train_loss, older.changed) == ("interrupted", 4, 9, 2.5, 60.0)
 
