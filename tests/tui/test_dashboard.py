@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import recorded
+import still_frames as frames
 from still_frames import NARROW, WIDE
 from textual.pilot import Pilot
 

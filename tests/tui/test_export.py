@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import recorded
+import still_frames as frames
 from still_frames import NARROW, WIDE
 from textual.pilot import Pilot
 
