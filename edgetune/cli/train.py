@@ -13,7 +13,7 @@ from edgetune.cli.options import Backend, BackendName, Detach, Job, Settings
 from edgetune.cli.output import Styled
 from edgetune.cli.signals import StopSignals
 from edgetune.config import RunConfig
-from edgetune.errors import ConfigError
+from edgetune.errors import InputError
 from edgetune.events import Event, RunFinished, RunStarted
 from edgetune.units import count, duration, rate, size
 
@@ -51,8 +51,8 @@ def wanted_run(config: Path | None, settings: list[str], project: str) -> tuple[
     """The config of a run, and where it goes if it belongs to a project.
 
     Raises:
-        ConfigError: there is none, or something in it is wrong.
-        InputError: there is no such project.
+        ConfigError: something in it is wrong.
+        InputError: there is none, or no such project.
     """
     from edgetune.config import load
     from edgetune.workspace.projects import find_project, run_config
@@ -61,7 +61,7 @@ def wanted_run(config: Path | None, settings: list[str], project: str) -> tuple[
     if config:
         return load(config, settings), found.runs if found else None
     if not found:
-        raise ConfigError("train needs a CONFIG, or the --project that has one", hint="see `edgetune train --help`")
+        raise InputError("Missing argument 'CONFIG'.", hint="see `edgetune train --help`")
     return run_config(found, settings), found.runs
 
 
@@ -91,7 +91,7 @@ def resume(
     notify: Notify = "",
     detach: Detach = False,
 ) -> None:
-    """Continue a run exactly where it stopped, or let a paused one go on."""
+    """Continue a run exactly where it stopped or waits."""
     from edgetune.cli.control import go_on
     from edgetune.cli.detached import begin, without
     from edgetune.hardware import reexec_for_speed

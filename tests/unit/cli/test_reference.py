@@ -11,7 +11,10 @@ README = Path(__file__).resolve().parents[3] / "README.md"
 def test_the_reference_names_every_command_and_what_it_needs() -> None:
     lines = reference().splitlines()
     assert all(any(line.startswith((f"| `{name} ", f"| `{name}`")) for line in lines) for name in [*COMMANDS, "models get"])
-    assert "| `train CONFIG [--set KEY=VALUE] [--run DIR] [--notify COMMAND]` | Train a run |" in lines
+    assert (
+        "| `train [CONFIG] [--set KEY=VALUE] [--run DIR] [--project NAME] [--notify COMMAND] [--detach]` | Train a run |"
+        in lines
+    )
 
 
 def test_the_config_reference_is_a_config() -> None:

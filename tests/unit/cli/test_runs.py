@@ -27,7 +27,8 @@ def test_a_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     head, line = out.splitlines()
     assert head.split() == ["run", "state", "steps", "loss", "held-out", "changed"]
-    assert line.startswith("half \\x1b[2J  interrupted  40/1,200  2.5000") and line.endswith(" s ago") and err == ""
+    assert line.startswith("half \\x1b[2J  interrupted  40/1,200  2.5000") and line.endswith(" s ago")
+    assert "half \\x1b[2J: interrupted: killed (signal 9)" in err and "edgetune resume half \\x1b[2J" in err
 
 
 def test_a_document_for_programs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
