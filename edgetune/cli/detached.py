@@ -83,6 +83,8 @@ def begins(event: AnyEvent, started: jobs.Job) -> bool:
 
 def error_of(status: JobStatus) -> EdgeTuneError:
     """What a job says is wrong, as the error that it was there."""
+    if status.state == "cancelled":
+        return StoppedEarly(status.message, hint=status.hint)
     known = {made.__name__: made for made in every_error()}
     name = "".join(word.capitalize() for word in status.kind.split("_"))
     kind = known.get(name) or CODES.get(status.exit_code or 0, ChildFailed)

@@ -32,6 +32,7 @@ def test_the_childs_command_line(given: list[str], kept: list[str]) -> None:
         (JobStatus("failed", 2, "m", "h", "config_error"), ConfigError),
         (JobStatus("failed", 5, "m", "h", "verification_failed"), VerificationFailed),
         (JobStatus("stopped", 4, "m"), StoppedEarly),
+        (JobStatus("cancelled", -15, "m", "h", "cancelled"), StoppedEarly),
         (JobStatus("killed", -9, "m", "h", "killed"), ChildFailed),
     ],
 )
