@@ -11,7 +11,7 @@ import msgspec
 from edgetune.config import RunConfig, to_toml
 from edgetune.errors import ConfigError, EdgeTuneError
 from edgetune.events import RunFailed, RunFinished, RunStopped
-from edgetune.files import home, whole_file
+from edgetune.files import home, whole_file, write_file
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RUNNING, RunSummary
 from tui import store
@@ -209,8 +209,8 @@ class Desk:
         folder = store.next_run(self.project)
         config = self.project.folder / f"{folder.name}.toml"
         with whole_file(config, "project") as part:
-            part.write_text(to_toml(self.config), "utf-8")
-        store.spawn(["train", str(config), "--run", str(folder)], self.log_of(folder))
+            write_file(part, to_toml(self.config), "project-content")
+        store.spawn(["train", str(config), "--run", str(folder)], folder)
         self.open_run(folder)
         return folder
 
@@ -221,13 +221,12 @@ class Desk:
             DiskFull, InputError: its log cannot be written.
         """
         if self.run and not self.alive:
-            store.spawn(["resume", str(self.run)], self.log_of(self.run))
+            store.spawn(["resume", str(self.run)], self.run)
             self.looked = 0.0
 
     def log_of(self, run: Path) -> Path:
         """What a run's process writes besides its events."""
-        inside = self.project and run.parent == self.project.runs
-        return (self.project.folder if inside and self.project else run) / f"{run.name}.log"
+        return store.log_of_run(run)
 
     def look(self) -> None:
         """Looks whether the run's process lives, now and then."""
@@ -242,7 +241,7 @@ class Desk:
         """Reads what the run has said since the last call; gives what a person should hear of."""
         if not self.follower:
             return []
-        before, fresh = self.state, self.follower.offset == 0
+        before, fresh = self.state, self.follower.is_new
         moved = self.follower.poll()
         self.look()
         if moved:

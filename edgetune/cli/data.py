@@ -27,11 +27,12 @@ def data(
     model: Annotated[str, typer.Option(help="A folder, a hub id, or a name from `edgetune models`.")],
     settings: Settings = [],  # noqa: B006 - typer makes its own list
     rows: Annotated[str, typer.Option(metavar="FIRST:COUNT", help="Also show these rows as the model sees them.")] = "",
+    held_out: Annotated[int, typer.Option(min=0, help="Also list what so many held-out rows ask and answer.")] = 0,
     lines: Annotated[bool, typer.Option("--lines", help="For programs: requests and answers are JSON lines.")] = False,
 ) -> None:
     """Show what would be learned, and every problem with its line. Ends with 2 where training would refuse the rows."""
     from edgetune.workspace.inspection import inspect_rows
-    from edgetune.workspace.row_browser import RowBrowser, page_of
+    from edgetune.workspace.row_browser import RowBrowser, held_out_prompts, page_of
 
     page = page_of(rows) if rows else None
     if rows and page is None:
@@ -47,9 +48,13 @@ def data(
     shown = rows_in_full(RowBrowser(found), *page) if page else []
     for row in shown:
         tell_row(job.output, row)
+    prompts = held_out_prompts(RowBrowser(found), held_out) if held_out else []
+    for each in prompts:
+        job.output.say(Styled(f"held out  {each['prompt']}", "dim"))
+        job.output.say(f"          {each['answer']}")
     if found.refusal:
         job.output.say(Styled("training would refuse this:", "red"), f" {found.refusal}")
-    more = {"shown": shown} if rows else {}
+    more: dict[str, Any] = {**({"shown": shown} if rows else {}), **({"held_out": prompts} if held_out else {})}
     job.output.document({**vars(found.report), "refusal": found.refusal or None, **more})
     if found.refusal:
         raise typer.Exit(DataError.exit_code)

@@ -12,7 +12,7 @@ from edgetune.cli.options import Backend, BackendName, Job, Settings
 from edgetune.cli.output import Output, Styled, table
 from edgetune.config import RunConfig, to_toml
 from edgetune.errors import ConfigError, Refused
-from edgetune.files import disk_errors, whole_file
+from edgetune.files import disk_errors, whole_file, write_file
 from edgetune.planner.deadline import Fitted, fit_into, seconds_until
 from edgetune.planner.facts import Facts
 from edgetune.planner.plan import RunPlan, replan
@@ -79,7 +79,7 @@ def in_time(out: Output, facts: Facts, wanted: RunConfig, fitted: Fitted, write:
     out.say(f"settings: {line}" if line else "settings: none are needed")
     if write:
         with disk_errors(write), whole_file(write, "config") as part:
-            part.write_text(to_toml(config), "utf-8")
+            write_file(part, to_toml(config), "config-content")
         out.say(f"written: {write}")
     return document(facts, plan) | {
         "settings": fitted.settings,

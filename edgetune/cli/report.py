@@ -17,7 +17,7 @@ def report(
     ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="What a kWh costs, to tell what the run did.")] = None,
 ) -> None:
-    """Tell what became of a run: its result, its time, what happened, and what to do next."""
+    """Tell what became of a run, and what to do next."""
     from edgetune.cli.report_page import WIDTH, page, signs
     from edgetune.workspace.report_pages import report_on, write_pages
     from edgetune.workspace.runs import find_run

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgetune.config import RunConfig, load
 from edgetune.errors import ConfigError, EdgeTuneError
 from edgetune.events import Event, RunFailed, RunFinished, RunStopped, Warned, read
-from edgetune.files import clean, whole_file
+from edgetune.files import clean, whole_file, write_file
 from edgetune.workspace.report import report_of
 from edgetune.workspace.report_facts import Report
 from edgetune.workspace.report_svg import svg
@@ -72,9 +72,9 @@ def write_pages(report: Report, file: Path, price: float | None = None, picture:
     image = svg(report)
     if image:
         with whole_file(file.with_name(picture), "report") as part:
-            part.write_text(image, "utf-8")
+            write_file(part, image, "report-content")
     with whole_file(file, "report") as part:
-        part.write_text(markdown(report, picture if image else "", price), "utf-8")
+        write_file(part, markdown(report, picture if image else "", price), "report-content")
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------------------

@@ -224,3 +224,19 @@ def page_of(text: str) -> Sequence[int] | None:
     if first.isdecimal() and (count.isdecimal() or not colon) and int(first) > 0:
         return int(first) - 1, int(count) if colon else 1
     return None
+
+
+def held_out_prompts(browser: RowBrowser, most: int) -> list[dict[str, str]]:
+    """What held-out rows ask and answer, as far as they ask once: {"prompt", "answer"}, in the order of the files."""
+    held = {
+        (entry.file, entry.line)
+        for entry in browser.entries
+        if entry.example >= 0 and (entry.side or browser.found.sides[0].examples[entry.example].ids.tobytes() in browser.held)
+    }
+    found: list[dict[str, str]] = []
+    for row in read_rows(browser.files):
+        chat = row.conversation() if isinstance(row, RawRow) and (row.file, row.line) in held else None
+        said = [message for message in chat.messages if message["role"] != "system"] if chat else []
+        if [message["role"] for message in said] == ["user", "assistant"] and len(found) < most:
+            found.append({"prompt": str(said[0].get("content")), "answer": str(said[1].get("content"))})
+    return found

@@ -24,7 +24,8 @@ AGAIN = ("checkpoint-trashed", "adapter-trashed")
 FULL = ("model-open", "side-file", "model-config", "model-weights", "model-written", "model-flush", "model-flushed",
         "model-renamed", "model-trashed")  # fmt: skip
 PREFIX = ("prefix-content", "prefix-flushed", "prefix-renamed", "prefix-flush")
-KILLED = (*BEFORE, "event", *SAVING, *HANDING_OVER, *AGAIN, *FULL, *PREFIX)
+REPORTING = ("report-open", "report-content", "report-written", "report-flushed", "report-renamed")
+KILLED = (*BEFORE, "event", *SAVING, *HANDING_OVER, *AGAIN, *FULL, *PREFIX, *REPORTING)
 
 LATER = {"event": 14, "checkpoint-parameters": 40, "checkpoint-optimizer": 60, "checkpoint-flush": 8, "adapter-weights": 9,
          "adapter-flush": 2}  # fmt: skip
@@ -41,6 +42,16 @@ def test_1_kill_at_every_named_point(point: str, config: Path, uninterrupted: by
     assert done.code == 0, done.err
     assert weights(run) == uninterrupted
     assert not [*run.glob(".*"), *(run / "checkpoints").glob(".*")]
+
+
+@pytest.mark.parametrize("point", REPORTING)
+def test_1_kill_while_the_report_is_written(point: str, config: Path, uninterrupted: bytes, tmp_path: Path) -> None:
+    """The run is done by then: nothing of it is lost."""
+    run = tmp_path / "run"
+    killed(config, run, f"{point}:1")
+    done = continue_run(config, run)
+    assert done.code == 0, done.err
+    assert weights(run) == uninterrupted
 
 
 def test_1_kill_while_a_step_is_saved_again(config: Path, uninterrupted: bytes, tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ PAST_THE_POINTS = {
     ("edgetune/training/guards/disk.py", "write_bytes"): "bytes of no meaning, held back for a full disk",
     ("tui/child.py", "fdopen"): "a pipe, read",
     ("tui/widgets/top_bar.py", "truncate"): "a text",
+    ("tui/dashboard.py", "truncate"): "a text",
+    ("tui/desk.py", "touch"): "says that something changed",
+    ("tui/export_view.py", "truncate"): "a text",
+    ("tui/fetch.py", "open"): "a download's own streams, for as long as it is watched",
+    ("tui/fetch.py", "write_bytes"): "a download's own streams, for as long as it is watched",
+    ("tui/screens/data.py", "truncate"): "a text",
+    ("tui/screens/home.py", "rename"): "the workspace's",
+    ("tui/screens/home.py", "truncate"): "a text",
+    ("tui/screens/plan.py", "write_text"): "a config for one question, gone with the answer",
 }
 OF_SCRATCH = ("edgetune/workspace/bench", "edgetune/workspace/selftest.py")
 

@@ -165,7 +165,7 @@ def test_resume_is_offered_where_a_run_stopped(tmp_path: Path, monkeypatch: pyte
 def test_a_run_that_could_not_begin_says_why(tmp_path: Path) -> None:
     run = tmp_path / "run-1"
     run.mkdir()
-    (run / "run-1.log").write_text("\x1b[31merror:\x1b[0m no such file: a.jsonl\nhint: choose another in 2 Data\n")
+    (run.parent / "run-1.log").write_text("\x1b[31merror:\x1b[0m no such file: a.jsonl\nhint: choose another in 2 Data\n")
     app = opened(run)
 
     async def steps(pilot: Pilot[None]) -> None:

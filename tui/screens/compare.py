@@ -278,7 +278,9 @@ class CompareScreen(Stage):
         """Reads the held-out rows once, then asks one after the other."""
         if self.prompts is None:
             try:
-                document = await ask(["data", *self.desk.data_arguments, "--held-out", str(PROMPTS)])
+                document = await ask(
+                    ["data", *self.desk.data_arguments, "--model", self.desk.base_model, "--held-out", str(PROMPTS)]
+                )
             except ChildError as error:
                 self.edgetune.complain(error.message, error.hint)
                 return

@@ -87,3 +87,13 @@ def test_no_such_model(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_histogram_shows_whatever_is_not_empty() -> None:
     assert spark((0, 1, 500, 1000)) == " ▁▄█"
+
+
+def test_held_out_rows_are_listed_as_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"What is {number}?", "completion": f"It is {number}."} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["data", str(tmp_path / "rows.jsonl"), "--model", "starter", "--set", "data.valid=0.2"]
+    assert main([*asked, "--held-out", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["held_out"]
+    assert len(told) == 3 and all(row["answer"] == f"It is {row['prompt'][8:-1]}." for row in told)
+    assert main(asked) == 0 and "held out  What" not in capsys.readouterr().out

@@ -17,7 +17,8 @@ from edgetune.config import convert
 from edgetune.errors import AdapterError, ConfigError, StoppedEarly
 from edgetune.events import Event, StepFinished
 from edgetune.export.gguf_adapter import write_gguf_adapter
-from edgetune.planner.memory import trained_layers, trained_parameters
+from edgetune.planner.facts import shape_of
+from edgetune.planner.trained import trained_layers, trained_parameters
 from edgetune.text.tokenizer import load_tokenizer
 from edgetune.training import session
 from edgetune.training.session import Resources, prepare
@@ -121,8 +122,9 @@ def test_a_plan_counts_them_and_the_layers_that_lead_to_them(tiny_model: Path, r
     spec, values = read_spec(tiny_model), config(tiny_model, rows, layers=1)
     adapter = convert(values).adapter
     without = convert(config(tiny_model, rows, layers=1, train_tokens=[])).adapter
-    assert trained_parameters(spec, adapter) - trained_parameters(spec, without) == 2 * spec.dim
-    assert (trained_layers(spec, adapter), trained_layers(spec, without)) == (2, 1)
+    shape = shape_of(spec)
+    assert trained_parameters(shape, adapter) - trained_parameters(shape, without) == 2 * spec.dim
+    assert (trained_layers(shape, adapter), trained_layers(shape, without)) == (2, 1)
 
 
 def test_other_formats_have_no_place_for_them(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
