@@ -6,19 +6,8 @@ from pathlib import Path
 
 from edgetune.errors import InputError
 from edgetune.workspace import follow, jobs, projects
-from edgetune.workspace.projects import (
-    Project,
-    all_projects,
-    checked,
-    create,
-    empty_config,
-    next_run,
-    projects_folder,
-    read_config,
-    remove,
-    rename,
-    write_config,
-)
+from edgetune.workspace.project_file import Project, checked, empty_config, read_config, write_config
+from edgetune.workspace.projects import all_projects, create, next_run, projects_folder, remove, rename
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RunSummary, is_alive, summary
 

@@ -10,7 +10,7 @@ from edgetune.errors import ChildFailed, EdgeTuneError, InputError, Refused, Sto
 from edgetune.events import AnyEvent, JobEnded, RunFinished, RunStarted
 from edgetune.workspace import jobs
 from edgetune.workspace.follow import Follower
-from edgetune.workspace.jobs import JobStatus
+from edgetune.workspace.job import JobStatus
 from edgetune.workspace.runs import name_of
 
 LOOK = 0.1  # seconds between two looks at it

@@ -64,10 +64,10 @@ def create(
     from msgspec.structs import replace
 
     from edgetune.config import DataConfig, relative_to
-    from edgetune.workspace import projects
+    from edgetune.workspace import project_file, projects
 
     rows = DataConfig(train=[str(file.absolute()) for file in data])
-    config = replace(projects.empty_config(), data=rows)
+    config = replace(project_file.empty_config(), data=rows)
     if model:
         config = relative_to(replace(config, model=model), Path.cwd())
     tell(job.output, projects.create(name, config, goal))
@@ -117,7 +117,8 @@ def empty_trash(
 
 def tell(output: Output, project: object) -> None:
     """The project as it is now."""
-    from edgetune.workspace.projects import Project, overview
+    from edgetune.workspace.project_file import Project
+    from edgetune.workspace.projects import overview
 
     assert isinstance(project, Project)
     output.say(f"{project.name} in {project.folder}")

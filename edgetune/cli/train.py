@@ -55,7 +55,8 @@ def wanted_run(config: Path | None, settings: list[str], project: str) -> tuple[
         InputError: there is none, or no such project.
     """
     from edgetune.config import load
-    from edgetune.workspace.projects import find_project, run_config
+    from edgetune.workspace.project_file import run_config
+    from edgetune.workspace.projects import find_project
 
     found = find_project(project) if project else None
     if config:

@@ -15,7 +15,7 @@ from edgetune.events import JobEnded, RunFailed, RunFinished, RunStopped
 from edgetune.units import count
 from edgetune.workspace import jobs
 from edgetune.workspace.follow import Follower
-from edgetune.workspace.jobs import JobStatus
+from edgetune.workspace.job import JobStatus
 from edgetune.workspace.names import has_begun, named
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import is_alive, name_of, why_interrupted

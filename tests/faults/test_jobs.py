@@ -15,9 +15,9 @@ import pytest
 
 from edgetune.events import RunStarted, StepFinished, read, to_line
 from edgetune.training.control import Pause, Stop, send
-from edgetune.workspace import follow, jobs, projects
+from edgetune.workspace import follow, jobs, project_file, projects
 from edgetune.workspace.follow import Follower
-from edgetune.workspace.jobs import Job
+from edgetune.workspace.job import Job
 from edgetune.workspace.run_state import replay
 from edgetune.workspace.runs import is_alive, summary
 from tests.faults.forks import Child
@@ -71,7 +71,7 @@ def test_1_kill_while_a_project_is_written(point: str) -> None:
 
     def work() -> int:
         project = projects.create("desk", goal="g")
-        projects.write_config(project, projects.empty_config(), goal="h")
+        project_file.write_config(project, project_file.empty_config(), goal="h")
         projects.restore(projects.remove(projects.rename(project, "help")).name.partition("~")[0])
         return 0
 

@@ -8,7 +8,7 @@ from edgetune.cli.detached import error_of, without
 from edgetune.cli.main import main
 from edgetune.errors import ChildFailed, ConfigError, StoppedEarly, VerificationFailed
 from edgetune.workspace import jobs
-from edgetune.workspace.jobs import JobStatus
+from edgetune.workspace.job import JobStatus
 from edgetune.workspace.runs import runs_folder
 
 

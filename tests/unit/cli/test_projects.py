@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.cli.main import main
-from edgetune.workspace import projects
+from edgetune.workspace import project_file, projects
 
 
 def test_from_the_first_to_the_trash_and_back(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,7 +22,7 @@ def test_from_the_first_to_the_trash_and_back(rows: Path, capsys: pytest.Capture
     told = json.loads(capsys.readouterr().out)
     assert told["projects"] == [] and [each["name"] for each in told["trash"]] == ["help"]
     assert main(["projects", "restore", "help"]) == 0
-    assert projects.run_config(projects.find_project("help")).data.train == [str(rows)]
+    assert project_file.run_config(projects.find_project("help")).data.train == [str(rows)]
     assert main(["projects", "empty-trash", "--yes", "--days", "0"]) == 0
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from edgetune.errors import DiskFull, InputError, Refused
 from edgetune.events import JobEnded, read
+from edgetune.workspace import job as job_module
 from edgetune.workspace import jobs
-from edgetune.workspace.jobs import Job, JobStatus, start
+from edgetune.workspace.job import Job, JobStatus
+from edgetune.workspace.jobs import start
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 60
@@ -112,7 +114,7 @@ def test_cancelling(worker: Callable[[str], None], monkeypatch: pytest.MonkeyPat
     job.remove()
     assert jobs.all_jobs() == []
     worker("trap '' TERM; while :; do sleep 0.05; done")
-    monkeypatch.setattr(jobs, "GRACE", 0.3)
+    monkeypatch.setattr(job_module, "GRACE", 0.3)
     job = start(["export"])
     time.sleep(0.2)
     job.cancel()

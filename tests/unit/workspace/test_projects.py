@@ -8,7 +8,7 @@ from edgetune.config import DataConfig
 from edgetune.errors import ConfigError, InputError, Refused
 from edgetune.events import RunStarted, ValidationFinished, to_line
 from edgetune.locks import only_holder
-from edgetune.workspace import projects
+from edgetune.workspace import project_file, projects
 from edgetune.workspace.runs import every_run, find_run, name_of
 
 STARTED = RunStarted(
@@ -18,7 +18,7 @@ STARTED = RunStarted(
 VALID = ValidationFinished(step=4, loss=1.25, tokens=1, seconds=1, best=True)
 
 
-def with_run(project: projects.Project, name: str) -> Path:
+def with_run(project: project_file.Project, name: str) -> Path:
     run = project.runs / name
     run.mkdir(parents=True)
     (run / "run.toml").write_text('model = "tiny"\n')
@@ -29,7 +29,7 @@ def with_run(project: projects.Project, name: str) -> Path:
 def test_a_project_is_made_and_found_however_its_name_is_written() -> None:
     made = projects.create("Desk", goal='answers, "short"\n')
     assert projects.find_project("dESK") == made and projects.all_projects() == [made]
-    assert projects.read_about(made).goal == 'answers, "short"\n'
+    assert project_file.read_about(made).goal == 'answers, "short"\n'
     assert projects.overview(made).stage == "model"
     with pytest.raises(InputError, match="there is a project desk already"):
         projects.create("desk")
@@ -47,17 +47,17 @@ def test_names_that_are_none(name: str) -> None:
 
 def test_the_config_is_kept_while_it_is_not_whole() -> None:
     project = projects.create("a", goal="g")
-    config = replace(projects.empty_config(), data=DataConfig(train=["x.jsonl"], max_tokens=77))
-    projects.write_config(project, config)
-    assert projects.read_both(project) == (config, projects.read_about(project))
-    assert projects.read_about(project).goal == "g" and projects.read_about(project).created
+    config = replace(project_file.empty_config(), data=DataConfig(train=["x.jsonl"], max_tokens=77))
+    project_file.write_config(project, config)
+    assert project_file.read_both(project) == (config, project_file.read_about(project))
+    assert project_file.read_about(project).goal == "g" and project_file.read_about(project).created
     assert projects.overview(project).stage == "model"
     with pytest.raises(ConfigError, match="no base model chosen yet"):
-        projects.run_config(project)
-    whole = projects.run_config(project, ["model=starter", "training.rate=1e-3"])
+        project_file.run_config(project)
+    whole = project_file.run_config(project, ["model=starter", "training.rate=1e-3"])
     assert whole.training.rate == 1e-3 and whole.data.train == [str(project.folder / "x.jsonl")]
-    projects.write_config(project, replace(config, model="starter"), goal="h")
-    assert projects.overview(project).stage == "ready" and projects.read_about(project).goal == "h"
+    project_file.write_config(project, replace(config, model="starter"), goal="h")
+    assert projects.overview(project).stage == "ready" and project_file.read_about(project).goal == "h"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_file_that_was_edited_by_hand_is_told_with_key_and_line(text: str, lin
     project = projects.create("a")
     project.file.write_text(text)
     with pytest.raises(ConfigError, match=words) as error:
-        projects.read_config(project)
+        project_file.read_config(project)
     assert str(error.value).startswith(f"{project.file}:{line}: ")
 
 
@@ -88,7 +88,7 @@ def test_a_broken_project_does_not_break_the_list(content: bytes) -> None:
 
 
 def test_how_far_a_project_is() -> None:
-    config = replace(projects.empty_config(), model="starter")
+    config = replace(project_file.empty_config(), model="starter")
     project = projects.create("a", config)
     assert projects.overview(project).stage == "data"
     run = with_run(project, "run-1")
@@ -136,7 +136,7 @@ def test_what_is_removed_can_be_taken_out_of_the_trash(monkeypatch: pytest.Monke
     projects.remove(projects.create("Desk", goal="second"))
     assert [each.name for each in projects.trashed()] == ["Desk", "Desk"]
     back = projects.restore("desk")
-    assert projects.read_about(back).goal == "second"
+    assert project_file.read_about(back).goal == "second"
     with pytest.raises(InputError, match="there is a project Desk already"):
         projects.restore("desk")
     assert projects.empty_trash() == 0
