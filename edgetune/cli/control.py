@@ -15,6 +15,7 @@ from edgetune.cli.options import Job
 from edgetune.cli.output import Styled
 from edgetune.errors import CheckpointError, EdgeTuneError
 from edgetune.events import AnyEvent, CheckpointSaved, RunPaused, RunResumed, RunStopped, SampleWritten, Warned
+from edgetune.locks import told
 from edgetune.training.control import AnyCommand, Pause, Resume, Sample, Save, Stop, send
 from edgetune.units import count, duration
 from edgetune.workspace.follow import Follower
@@ -91,7 +92,9 @@ def go_on(job: Job, folder: Path) -> None:
     """
     _, follower = living(str(folder))
     if follower.state.phase != "paused":
-        raise CheckpointError("it trains already", file=folder, hint=f"edgetune watch {name_of(folder)}")
+        raise CheckpointError(
+            f"another process trains here: {told(folder / 'run.lock')}", file=folder, hint=f"edgetune watch {name_of(folder)}"
+        )
     ask(job, folder, Resume(), lambda event: isinstance(event, RunResumed))
 
 

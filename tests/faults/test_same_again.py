@@ -19,7 +19,7 @@ from edgetune.architecture.config_forms import both_forms
 from edgetune.backend.numpy_runner import NumpyRunner
 from edgetune.backend.ops import Row
 from edgetune.cli.main import main
-from edgetune.events import StepFinished
+from edgetune.events import Event, StepFinished
 from edgetune.text.batches import to_row
 from edgetune.text.examples import Example
 from edgetune.training.loss import trained_logits
@@ -42,15 +42,15 @@ def test_25_a_wall_clock_that_jumps_changes_nothing_but_dates(config: Path, unin
     run, chance = tmp_path / "run", random.Random(3)
 
     def train() -> int:
-        from edgetune.training import session
+        from edgetune.training.event_file import EventFile
 
-        recorded = session.record
+        tell = EventFile.tell
 
-        def jumped(folder: Path, event: object, on_event: object) -> None:
+        def jumped(file: EventFile, event: Event) -> None:
             jump = chance.choice([-DAY, DAY, 3600.0, -3600.0])
-            recorded(folder, msgspec.structs.replace(event, time=time.time() + jump), on_event)  # type: ignore[type-var, arg-type]
+            tell(file, msgspec.structs.replace(event, time=time.time() + jump))
 
-        session.record = jumped  # type: ignore[assignment]
+        EventFile.tell = jumped  # type: ignore[method-assign]
         return main(["train", str(config), "--run", str(run), "--json"])
 
     ended = Child(train).wait()

@@ -1,12 +1,10 @@
 """A recorded run, made anew: the same numbers in every test, and none that a machine measured."""
 
-import json
+import fcntl
 import math
-import os
 import random
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgetune import events
 from edgetune.config import ChecksConfig, DataConfig, RunConfig, to_toml
@@ -49,6 +47,9 @@ def told(steps: int, total: int, prompts: tuple[str, ...] = PROMPTS, reply: str 
     return found
 
 
+HELD: list[BinaryIO] = []  # locks, as long as the tests
+
+
 def record(run: Path, found: list[Event], alive: bool = False, **checks: Any) -> Path:
     """A run's folder. `alive`: this process holds its lock."""
     run.mkdir(parents=True)
@@ -56,7 +57,9 @@ def record(run: Path, found: list[Event], alive: bool = False, **checks: Any) ->
     (run / "run.toml").write_text(to_toml(config), "utf-8")
     (run / "events.jsonl").write_bytes(b"".join(to_line(event) + b"\n" for event in found))
     if alive:
-        (run / "run.lock").write_text(json.dumps({"pid": os.getpid(), "started": time.time() + 60}))
+        lock = (run / "run.lock").open("a+b")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        HELD.append(lock)
     return run
 
 

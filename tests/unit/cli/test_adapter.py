@@ -78,7 +78,9 @@ def test_nothing_is_overwritten_and_nothing_left_behind(source: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
-@pytest.mark.parametrize(("to", "point"), [("gguf", "gguf-block"), ("gguf", "gguf-written"), ("mlx", "adapter-written")])
+@pytest.mark.parametrize(
+    ("to", "point"), [("gguf", "gguf-adapter-block"), ("gguf", "gguf-adapter-written"), ("mlx", "converted-written")]
+)
 def test_a_full_disk_leaves_nothing(
     to: str, point: str, source: Path, tiny_model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

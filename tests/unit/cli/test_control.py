@@ -91,7 +91,7 @@ def test_a_run_is_paused_and_goes_on(trainer: Trainer, capsys: pytest.CaptureFix
     assert "goes on after step 4" in capsys.readouterr().out
     assert main(["resume", "mine"]) == 2
     told = capsys.readouterr().err
-    assert "it trains already" in told and "edgetune watch mine" in told
+    assert "another process trains here: process " in told and "edgetune watch mine" in told
 
 
 def test_saving_sampling_and_stopping(trainer: Trainer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,16 +171,16 @@ def test_steps_that_a_resumed_run_has_not_reached_again_do_not_outlive_it(tmp_pa
 def test_what_a_killed_process_left_is_no_checkpoint_and_only_the_writer_removes_it(tmp_path: Path) -> None:
     save_step(tmp_path, 2)
     parent = tmp_path / "checkpoints"
-    shutil.copytree(parent / "step-000002", parent / ".step-000009.77.part")
+    shutil.copytree(parent / "step-000002", parent / ".step-000009.999999999.part")
     shutil.copytree(parent / "step-000002", parent / ".trash-step-000001-5")
     (parent / "step-12").mkdir()
     (parent / "step-000011").write_text("a file")
-    (tmp_path / ".run.toml.77.part").write_text("half")
+    (tmp_path / ".run.toml.999999999.part").write_text("half")
     assert steps(tmp_path) == [2] and newest_good(tmp_path) == (2, [])
-    assert (parent / ".step-000009.77.part").exists()  # it may be another process's, which is at work
+    assert (parent / ".step-000009.999999999.part").exists()  # it may be another process's, which is at work
     checkpoint.tidy(tmp_path)
     assert sorted(path.name for path in parent.iterdir() if path.name.startswith(".")) == []
-    assert not (tmp_path / ".run.toml.77.part").exists() and newest_good(tmp_path) == (2, [])
+    assert not (tmp_path / ".run.toml.999999999.part").exists() and newest_good(tmp_path) == (2, [])
 
 
 @pytest.mark.parametrize("point", ["checkpoint-open", "checkpoint-written", "checkpoint-flushed"])

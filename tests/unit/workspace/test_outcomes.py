@@ -84,7 +84,7 @@ def test_a_task_asks_every_question_and_tells_how_far_it_is(tiny_model: Path, ch
     events: list[Event] = []
     result = evaluate_rows(str(tiny_model), None, [chats], "overlap", 64, events.append)
     assert set(result.metrics) == {"chrf", "bleu"} and [answer.reference for answer in result.answers][:2] == ["house", "bird"]
-    done = [event.done for event in events if isinstance(event, Progress)]
+    done = [event.done for event in events if isinstance(event, Progress) and event.stage == "answering"]
     assert done == list(range(1, 13))
 
 
