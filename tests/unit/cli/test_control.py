@@ -46,6 +46,7 @@ class Trainer:
 
     def __init__(self, run: Path):
         self.run, self.dead, self.deaf, self.locked = run, threading.Event(), False, threading.Event()
+        self.dies_when_asked = False
         self.thread = threading.Thread(target=self.train)
         self.thread.start()
         self.locked.wait(10)
@@ -55,7 +56,10 @@ class Trainer:
             wishes = Control(self.run)
             self.locked.set()
             while not self.dead.wait(0.01):
-                for wish in [] if self.deaf else wishes.poll():
+                asked = wishes.poll()
+                if self.deaf and asked and self.dies_when_asked:
+                    return
+                for wish in [] if self.deaf else asked:
                     for event in ANSWERS[type(wish)](wish):
                         append_line(self.run / "events.jsonl", to_line(event))
                     if isinstance(wish, Stop):
@@ -123,8 +127,7 @@ def test_a_step_that_takes_long(trainer: Trainer, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_that_dies_meanwhile(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer.deaf = True
-    threading.Timer(0.3, trainer.dead.set).start()
+    trainer.deaf = trainer.dies_when_asked = True
     assert main(["save", "mine"]) == 2
     assert "it ended meanwhile: killed (signal 9)" in capsys.readouterr().err
 
