@@ -1,16 +1,19 @@
 """The model as it was at a checkpoint of a run, also while the run goes on: what one talks with before the night is over."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgetune.adapters.attach import AdaptedModel, open_adapted
-from edgetune.adapters.lora import new_lora
 from edgetune.adapters.open import open_adapter
+from edgetune.adapters.tokens import begun_tokens, token_ids
 from edgetune.architecture.load import Source, build_model
 from edgetune.architecture.spec import read_spec
+from edgetune.architecture.weights import WeightFolder
 from edgetune.errors import CheckpointError, ConfigError
+from edgetune.text.tokenizer import load_tokenizer
 from edgetune.training import checkpoint
 from edgetune.training.checkpoint import Checkpoint
-from edgetune.training.session import base_name, read_run_config
+from edgetune.training.session import has_tokenizer, new_adapter, read_run_config
 
 
 def find_checkpoint(run: Path, which: str) -> Checkpoint:
@@ -44,8 +47,11 @@ def open_checkpoint(run: Path, folder: Path, saved: Checkpoint) -> AdaptedModel:
     spec = read_spec(folder)
     if config.adapter.method == "full":
         return AdaptedModel(spec, build_model(Source(spec, arrays=saved.parameters), {}), dict(saved.parameters))
+    tokenizer = load_tokenizer(folder) if config.adapter.train_tokens and has_tokenizer(folder) else None
+    weights, ids = WeightFolder(folder), token_ids(config.adapter, tokenizer, spec.vocab)
     if config.adapter.init_from:
-        adapter = open_adapter(Path(config.adapter.init_from))
+        given = open_adapter(Path(config.adapter.init_from))
+        adapter = replace(given, tokens=given.tokens or begun_tokens(ids, spec, weights))
     else:
-        adapter = new_lora(spec, config.adapter, config.training.seed, base_name(config.model))
+        adapter = new_adapter(config, spec, ids, weights)
     return open_adapted(folder, adapter.with_arrays(saved.parameters), config.training.quantize_base)

@@ -392,8 +392,7 @@ def start_adapter(prepared: Prepared, on_event: OnEvent) -> LoraAdapter:
     """
     config, spec = prepared.config, prepared.spec
     if not config.adapter.init_from:
-        new = new_lora(spec, config.adapter, config.training.seed, base_name(config.model))
-        return replace(new, tokens=begun_tokens(prepared.token_ids, spec, prepared.weights))
+        return new_adapter(config, spec, prepared.token_ids, prepared.weights)
     given = open_adapter(Path(config.adapter.init_from))
     check_fits(given, prepared.spec)
     if given.is_dora and config.adapter.method != "dora":
@@ -409,6 +408,12 @@ def start_adapter(prepared: Prepared, on_event: OnEvent) -> LoraAdapter:
         message = "adapter.train_tokens are not those of the adapter that it starts from"
         raise ConfigError(message, hint="leave train_tokens out: the adapter keeps its own")
     return LoraAdapter(given.factors, base_name(config.model), config.adapter.dropout, given.rslora, tokens)
+
+
+def new_adapter(config: RunConfig, spec: ModelSpec, ids: tuple[int, ...], weights: WeightFolder | None) -> LoraAdapter:
+    """The adapter of a config that starts from none. `ids`: the tokens whose rows are trained."""
+    new = new_lora(spec, config.adapter, config.training.seed, base_name(config.model))
+    return replace(new, tokens=begun_tokens(ids, spec, weights))
 
 
 def base_name(model: str) -> str:
