@@ -1,8 +1,7 @@
 """The app: it opens screens, follows what runs in other processes, and computes nothing itself."""
 
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from textual.app import App, SystemCommand
@@ -182,7 +181,7 @@ class EdgeTune(App[None]):
     def stage_shown(self) -> Stage | None:
         """The stage that is shown, from when it is composed until the app takes it down."""
         screen = self.screen if self.screen_stack else None
-        return screen if isinstance(screen, Stage) and screen.query(TopBar) else None
+        return screen if isinstance(screen, Stage) and screen.is_standing else None
 
     def look_at_machine(self) -> None:
         """Memory in the top bar."""
@@ -200,7 +199,6 @@ class EdgeTune(App[None]):
         self.notify(f"{message}\n{hint}" if hint else message, title="That did not work", severity="error", markup=False)
 
 
-def main(project: Path | None = None, opened: Callable[[EdgeTune], None] | None = None) -> None:
+def main() -> None:
     """Runs the app in this terminal."""
-    app = EdgeTune()
-    app.run()
+    EdgeTune().run()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from edgetune.events import AnyEvent, from_line
+from edgetune.exits import explain_exit
 
 LONGEST = 64 << 20  # bytes of an answer
 LINE = 1 << 20  # bytes of an event
@@ -115,8 +116,7 @@ def answer_of(out: bytes, err: bytes, code: int) -> dict[str, Any]:
         error.document = {key: value for key, value in document.items() if key != "error"}
         raise error
     if code < 0:
-        name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else str(-code)
-        raise ChildError(f"the process was ended by {name}", "the system may have run out of memory", "killed", code)
+        raise ChildError(*explain_exit(code), "killed", code)
     if document:
         return document
     last = err.decode(errors="replace").strip().splitlines()

@@ -15,6 +15,7 @@ from edgetune.files import home, whole_file, write_file
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RUNNING, RunSummary
 from tui import store
+from tui.ratings import has_ratings
 from tui.settings import Settings
 from tui.store import Follower, Project
 from tui.widgets.top_bar import Mark, Way
@@ -258,7 +259,7 @@ class Desk:
 
     def touch(self) -> None:
         """Something has changed: the way is looked at anew, and the app will show it."""
-        self.way = way_of(self.config, self.state, self.is_live, has_exports(self.project, self.run))
+        self.way = way_of(self.config, self.state, self.is_live, has_exports(self.project, self.run), has_ratings(self.folder))
         self.changed = True
 
     def take_change(self) -> bool:
@@ -292,12 +293,17 @@ def notes_of(before: RunState, after: RunState, name: str) -> list[Note]:
             return [Note(f"{name} waits", after.waits_for or "paused", "warning")] if paused else []
 
 
-def way_of(config: RunConfig, state: RunState, live: bool, exported: bool) -> Way:
+def way_of(config: RunConfig, state: RunState, live: bool, exported: bool, compared: bool = False) -> Way:
     """How far a project is on each of the five stages."""
     data: Mark = "open"
     if config.data.train:
         data = "done" if all(Path(name).is_file() for name in config.data.train) else "alarm"
-    return Way("done" if config.model else "open", data, train_mark(state, live), "open", "done" if exported else "open")
+    return Way(done_if(bool(config.model)), data, train_mark(state, live), done_if(compared), done_if(exported))
+
+
+def done_if(there: bool) -> Mark:
+    """The mark of a stage that is done as soon as something of it is there."""
+    return "done" if there else "open"
 
 
 def train_mark(state: RunState, live: bool) -> Mark:

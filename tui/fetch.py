@@ -1,53 +1,49 @@
-"""A job of our own command line that goes on when the app is left: a download, followed through its events."""
+"""A download, which is a job of the workspace, as the model screen shows it."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
-from edgetune.events import Progress, Warned, from_line
-from edgetune.files import disk_errors
-from tui.child import ChildError, answer_of
+from edgetune.events import Progress, Warned
+from edgetune.workspace import jobs
+from edgetune.workspace.follow import Follower
+from edgetune.workspace.job import Job
+from tui.child import ChildError
+from tui.work import outcome, running
 
+GET = ("models", "get")
 SPAN = 10.0  # seconds that the rate is taken over
-CHUNK = 1 << 18
 
 
 class Fetch:
     """One download. `poll` reads what is new; `error` says what went wrong, once it is done."""
 
-    def __init__(self, name: str, arguments: Sequence[str], place: Path):
-        self.name, self.events, self.log = name, place / "download.jsonl", place / "download.log"
+    def __init__(self, name: str, job: Job):
+        self.name, self.job = name, job
+        self.told = Follower(job.events, with_snapshot=False)
         self.progress: Progress | None = None
         self.warning = ""
         self.error: ChildError | None = None
         self.done = self.cancelled = False
-        self.offset = 0
         self.seen: deque[tuple[float, float]] = deque()
-        with disk_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-            self.events.write_bytes(b"")
-            with self.log.open("wb") as out:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "edgetune", *arguments, "--json", "--events", str(self.events)],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
+
+    @classmethod
+    def start(cls, name: str, repository: str) -> "Fetch":
+        """Begins a download, or goes on with it where it was broken off.
+
+        Raises:
+            DiskFull, InputError: the job cannot be written down.
+        """
+        return cls(name, jobs.start([*GET, repository]))
+
+    @classmethod
+    def at_work(cls) -> "Fetch | None":
+        """The download that goes on since the app, or another terminal, started it."""
+        job = running(*GET)
+        return cls(job.record.arguments[len(GET)], job) if job and len(job.record.arguments) > len(GET) else None
 
     def poll(self) -> None:
         """Reads the events since the last call, and looks whether the process lives."""
-        ended = self.process.poll()
-        with self.events.open("rb") as file:
-            file.seek(self.offset)
-            chunk = file.read(CHUNK)
-        whole = chunk[: chunk.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        for line in whole.splitlines():
-            event = from_line(line)
+        status = self.job.poll()
+        for event in self.told.poll():
             if isinstance(event, Progress):
                 self.progress = event
                 if not self.seen or event.time > self.seen[-1][0]:
@@ -56,9 +52,13 @@ class Fetch:
                 self.warning = event.message
         while len(self.seen) > 2 and self.seen[-1][0] - self.seen[0][0] > SPAN:
             self.seen.popleft()
-        if ended is not None and not self.done:
-            self.done = True
-            self.error = None if self.cancelled else error_of(self.log, ended)
+        if status.state == "running" or self.done:
+            return
+        self.done, self.cancelled = True, status.state == "cancelled"
+        try:
+            outcome(status)
+        except ChildError as error:
+            self.error = None if self.cancelled else error
 
     @property
     def share(self) -> float:
@@ -82,17 +82,4 @@ class Fetch:
 
     def cancel(self) -> None:
         """Ends it; what has come stays, and the next download goes on from there."""
-        self.cancelled = True
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-
-
-def error_of(log: Path, code: int) -> ChildError | None:
-    """What the process says went wrong."""
-    try:
-        answer_of(log.read_bytes(), b"", code)
-    except ChildError as error:
-        return error
-    except (OSError, json.JSONDecodeError):
-        return None
-    return None
+        self.job.cancel()

@@ -1,7 +1,6 @@
 """The machine in the top bar: chip, memory, and how much of it is free."""
 
 from edgetune.hardware.limits import available_memory, total_memory
-from edgetune.units import size
 
 
 class MachineLine:
@@ -19,11 +18,6 @@ class MachineLine:
             self.chip = short(chip())
         total, free = total_memory() / 1e9, available_memory() / 1e9
         self.texts = (f"{self.chip} · {total:.0f} GB · {free:.1f} free", f"{total - free:.1f}/{total:.0f} GB")
-
-    @staticmethod
-    def disk_free(free_bytes: int) -> str:
-        """Room on the disk."""
-        return f"disk {size(free_bytes)} free"
 
 
 def short(chip: str) -> str:

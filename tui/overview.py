@@ -1,6 +1,5 @@
 """What home shows of each project: how far it is, what comes next, its runs. It reads disks: not for a handler."""
 
-import shutil
 import time
 import tomllib
 from collections.abc import Sequence
@@ -11,8 +10,9 @@ from typing import NamedTuple
 from edgetune.config import RunConfig
 from edgetune.errors import EdgeTuneError
 from edgetune.events import RunFailed
-from edgetune.files import home
+from edgetune.files import free_space, home
 from edgetune.units import count, size
+from edgetune.workspace.projects import bytes_in
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RUNNING, is_alive, run_state
 from tui import store
@@ -147,17 +147,6 @@ def line_of(folder: Path) -> RunLine:
     return RunLine(folder, run_state(folder), is_alive(folder), str(adapter.get("method", "lora")), int(adapter.get("rank", 0)))
 
 
-def bytes_in(folder: Path) -> int:
-    """The bytes of all files in a folder."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except OSError:
-            continue
-    return total
-
-
 def all_overviews() -> list[Overview]:
     """Every project, the one that changed last first."""
     found: list[Overview] = []
@@ -207,8 +196,5 @@ def machine_facts() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             if package != "mlx":
                 facts.append(("!", f"{title} missing"))
-    place = home()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_space(home())
     return [*facts, ("✓" if free > 2e9 else "!", f"disk {size(free)} free")]

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from edgetune.files import append_line
 
+FILE = "ratings.jsonl"  # in a project's folder
 Verdict = Literal["a", "tie", "b"]
 
 
@@ -42,6 +43,11 @@ class Score(Struct, frozen=True):
     def b_wins(self) -> float | None:
         """The share of decided prompts that B won; None where none was decided."""
         return self.b / (self.a + self.b) if self.a + self.b else None
+
+
+def has_ratings(folder: Path) -> bool:
+    """Whether anything was rated in the project of this folder."""
+    return (folder / FILE).is_file()
 
 
 def rate(file: Path, rating: Rating) -> None:

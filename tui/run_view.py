@@ -1,6 +1,5 @@
 """A run as the dashboard shows it: what it told, whether its process lives, what it was set to, what it wrote in its log."""
 
-import json
 import re
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ import psutil
 from edgetune.config import RunConfig, load
 from edgetune.errors import EdgeTuneError
 from edgetune.events import RunFailed, RunFinished
+from edgetune.locks import owner_of
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RUNNING
 
@@ -129,10 +129,8 @@ class RunReader:
 
     def process(self) -> int | None:
         """The number of the process that holds the run's lock."""
-        try:
-            return int(json.loads((self.run / "run.lock").read_text("utf-8"))["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        owner = owner_of(self.run / "run.lock")
+        return owner.pid if owner else None
 
     def memory(self) -> int:
         """What the process holds now."""

@@ -46,8 +46,8 @@ class Side:
             ChildError: the source cannot be opened or refuses; the transcript says so, and the turn is forgotten.
         """
         self.is_busy = True
-        asked = self.transcript.add(Message("you", text))
-        answered = self.transcript.add(Message(self.who, answer=True))
+        asked = await self.transcript.add(Message("you", text))
+        answered = await self.transcript.add(Message(self.who, answer=True))
         timer = answered.set_interval(FRAME, lambda: self.draw(answered))
         try:
             history = [{"user": turn.user, "reply": turn.reply} for turn in self.turns if keep]

@@ -1,13 +1,12 @@
 """Where projects lie and how their runs are started and followed: the app's only door to the workspace."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgetune.errors import InputError
 from edgetune.workspace import follow, jobs, projects
 from edgetune.workspace.project_file import Project, checked, empty_config, read_config, write_config
-from edgetune.workspace.projects import all_projects, create, next_run, projects_folder, remove, rename
+from edgetune.workspace.projects import all_projects, create, next_run, projects_folder, remove, rename, run_folders
 from edgetune.workspace.run_state import RunState
 from edgetune.workspace.runs import RunSummary, is_alive, summary
 
@@ -30,13 +29,6 @@ def runs_of(project: Project) -> list[RunSummary]:
     """The project's runs, the newest first."""
     runs = [path.parent for path in project.runs.glob("*/run.toml")]
     return sorted((summary(run) for run in runs), key=lambda each: -each.changed)
-
-
-def run_folders(project: Project) -> list[Path]:
-    """The folders of the project's runs, the newest first: nothing of them is read."""
-    with contextlib.suppress(OSError):
-        return sorted((path for path in project.runs.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
-    return []
 
 
 def spawn(arguments: Sequence[str], run: Path) -> int:

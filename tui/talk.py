@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from edgetune.exits import explain_exit
 from tui.child import LINE, ChildError, end
 
 
@@ -126,7 +126,4 @@ class Talker:
 
 def died(code: int) -> ChildError:
     """What the end of a child means."""
-    if code < 0:
-        name = signal.Signals(-code).name if -code in signal.Signals._value2member_map_ else str(-code)
-        return ChildError(f"the model's process was ended by {name}", "ask again: it is opened anew", "killed", code)
-    return ChildError(f"the model's process ended with code {code}", "ask again: it is opened anew", "", code)
+    return ChildError(f"the model's process: {explain_exit(code)[0]}", "ask again: it is opened anew", "killed", code)

@@ -12,11 +12,12 @@ from textual.pilot import Pilot
 
 from edgetune.config import AdapterConfig, DataConfig, RunConfig, to_toml
 from edgetune.events import Event, RunFailed, RunFinished, RunStarted, StepFinished, ValidationFinished, to_line
+from tui import store
 from tui.app import EdgeTune
 
 FRAMES = Path(__file__).with_name("snapshots")
 UPDATE = bool(os.environ.get("UPDATE_FRAMES"))
-SIZES = ((120, 40), (80, 24))
+SIZES = WIDE, NARROW = (120, 40), (80, 24)
 NOW = 1_700_000_000.0
 HOSTILE = "\x1b[31mred \x1b]52;c;cGF3bmVk\x07 \x9b2J \u202eevil\u2066 [/foo] [@click=app.quit]x[/] $primary"
 
@@ -60,6 +61,23 @@ def run(
             await play(pilot, opened)
 
     asyncio.run(go())
+
+
+def run_app(app: EdgeTune, size: tuple[int, int], steps: Callable[[Pilot[None]], Awaitable[None]]) -> None:
+    """Plays with an app whose desk is laid already, and not for the first time."""
+    store.projects_folder().mkdir(parents=True, exist_ok=True)
+
+    async def play(pilot: Pilot[None], opened: EdgeTune) -> None:
+        await steps(pilot)
+        await pilot.pause()
+
+    run(play, size, app)
+
+
+async def drawn(pilot: Pilot[None]) -> None:
+    """Until nothing is about to be drawn; what works in the background may go on."""
+    for _ in range(3):
+        await pilot.pause()
 
 
 async def settle(pilot: Pilot[None]) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import frames
 import pytest
 import recorded
-import still_frames as frames
-from still_frames import NARROW, WIDE
+from frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune import events
@@ -64,8 +64,8 @@ def test_frame(state: str, size: tuple[int, int], tmp_path: Path) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
-        frames.check(f"train-{state}-{size[0]}", app)
+        await frames.drawn(pilot)
+        frames.compare(app, f"train-{state}")
 
     frames.run_app(app, size, steps)
 
@@ -84,21 +84,21 @@ def test_keys_ask_the_run_and_show_that_they_were_heard(tmp_path: Path) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         await pilot.press("space")
-        assert "pausing…" in frames.text(app)
+        assert "pausing…" in frames.frame(app)
         append_line(run / "events.jsonl", to_line(events.RunPaused(step=412, reason="asked to pause")))
         app.desk.follow()
         app.show_desk()
-        await frames.settle(pilot)
-        assert "pausing…" not in frames.text(app) and "‖ paused" in frames.text(app)
+        await frames.drawn(pilot)
+        assert "pausing…" not in frames.frame(app) and "‖ paused" in frames.frame(app)
         await pilot.press("space", "s", "x")
-        await frames.settle(pilot)
-        assert "Stop this run?" in frames.text(app)
+        await frames.drawn(pilot)
+        assert "Stop this run?" in frames.frame(app)
         await pilot.press("y")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         await pilot.press("g", *"Hi", "enter")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
 
     frames.run_app(app, WIDE, steps)
     assert commands(run) == ["pause", "resume", "save", "stop", "sample"]
@@ -109,7 +109,7 @@ def test_zoom_moves_and_comes_back_and_brackets_step_through_the_prompts(tmp_pat
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         plot = app.screen.query_one(LossPlot)
         assert plot.window == (0, 600)
         await pilot.press("z")
@@ -122,8 +122,8 @@ def test_zoom_moves_and_comes_back_and_brackets_step_through_the_prompts(tmp_pat
         assert plot.window == (0, 600)
         for prompt in (*recorded.PROMPTS[1:], recorded.PROMPTS[0]):
             await pilot.press("]")
-            await frames.settle(pilot)
-            assert f"› {prompt}" in frames.text(app)
+            await frames.drawn(pilot)
+            assert f"› {prompt}" in frames.frame(app)
 
     frames.run_app(app, NARROW, steps)
 
@@ -133,10 +133,10 @@ def test_the_log_shows_everything_with_its_hints(tmp_path: Path) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         await pilot.press("l")
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "the machine ran out of memory" in shown and "lower data.max_tokens" in shown and "saved step 400" in shown
         await pilot.press("escape")
 
@@ -153,10 +153,10 @@ def test_resume_is_offered_where_a_run_stopped(tmp_path: Path, monkeypatch: pyte
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         await pilot.press("space", "s")  # mean nothing here
         await pilot.press("r")
-        assert "resuming…" in frames.text(app)
+        assert "resuming…" in frames.frame(app)
 
     frames.run_app(app, NARROW, steps)
     assert spawned == [["resume", str(run)]] and commands(run) == []
@@ -170,8 +170,8 @@ def test_a_run_that_could_not_begin_says_why(tmp_path: Path) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "✗ failed" in shown and "no such file: a.jsonl" in shown and "choose another in 2 Data" in shown
 
     frames.run_app(app, NARROW, steps)
@@ -183,8 +183,8 @@ def test_a_run_that_begins_shows_what_it_does(tmp_path: Path) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
-        assert "◌ starting" in frames.text(app) and "reading the model and the rows" in frames.text(app)
+        await frames.drawn(pilot)
+        assert "◌ starting" in frames.frame(app) and "reading the model and the rows" in frames.frame(app)
 
     frames.run_app(app, NARROW, steps)
 
@@ -198,12 +198,12 @@ def test_hostile_text_appears_literally(size: tuple[int, int], tmp_path: Path) -
 
     async def steps(pilot: Pilot[None]) -> None:
         app.open_screen("train")
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "[/foo][@click=app.exit]x[/]" in shown
         await pilot.press("l")
-        await frames.settle(pilot)
-        shown += frames.text(app)
+        await frames.drawn(pilot)
+        shown += frames.frame(app)
         assert shown.count("[/foo]") >= 4 and app.is_running
         assert not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import frames
 import pytest
 import recorded
-import still_frames as frames
-from still_frames import NARROW, WIDE
+from frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune.events import HopScored, Progress
@@ -64,18 +64,20 @@ class Child:
         self.run, self.asked = run, list[list[str]]()
         self.until, self.error, self.cancelled, self.refused = "", None, False, ""
 
-    async def __call__(self, arguments: list[str], on_event: Any = None) -> dict[str, Any]:
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    async def __call__(self, arguments: list[str], on_event: Any = None, on_start: Any = None) -> dict[str, Any]:
         if arguments == ["models"]:
             return {"models": [{"name": "Qwen3-0.6B-4bit", "parameters": 596_000_000, "license": "apache-2.0"}]}
         self.asked.append(arguments)
         for event in story(self.until):
             on_event(event)
-        if self.until:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                self.cancelled = True
-                raise
+        on_start(self)
+        while self.until:
+            await asyncio.sleep(0.01)
+            if self.cancelled:
+                raise ChildError("cancelled", "", "cancelled", 130)
         certificate(self.run / "exports", self.refused)
         if self.error:
             raise self.error
@@ -94,6 +96,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def child(run: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     played = Child(run)
     monkeypatch.setattr(export_module, "ask", played)
+    monkeypatch.setattr(export_module, "work", played)
     return played
 
 
@@ -108,9 +111,9 @@ def opened(run: Path | None) -> EdgeTune:
 
 async def show(app: EdgeTune, pilot: Pilot[None]) -> ExportScreen:
     app.open_screen("export")
-    await frames.settle(pilot)
+    await frames.drawn(pilot)
     await app.workers.wait_for_complete()
-    await frames.settle(pilot)
+    await frames.drawn(pilot)
     assert isinstance(app.screen, ExportScreen)
     return app.screen
 
@@ -130,10 +133,10 @@ def test_frame(state: str, size: tuple[int, int], run: Path, child: Child) -> No
         screen = await show(app, pilot)
         if state not in ("before", "none"):
             await pilot.press("e")
-            await frames.settle(pilot)
+            await frames.drawn(pilot)
             screen.draw()
-            await frames.settle(pilot)
-        frames.check(f"export-{state}-{size[0]}", app)
+            await frames.drawn(pilot)
+        frames.compare(app, f"export-{state}")
         app.workers.cancel_all()
 
     frames.run_app(app, size, steps)
@@ -146,8 +149,8 @@ def test_selected_types_are_made_and_their_proof_and_command_are_shown(run: Path
         await show(app, pilot)
         await pilot.press("down", "space", "down", "down", "space", "e")  # Q5_K_M and F16 besides the usual two
         await app.workers.wait_for_complete()
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "2 files proved on 60 held-out rows" in shown and "8 of 8 answers end" in shown and "+0.031" in shown
         await pilot.press("up", "up", "up", "c")
         assert app.clipboard == f"llama-cli -m {run / 'exports' / 'm-Q4_K_M.gguf'} -cnv"
@@ -164,13 +167,13 @@ def test_cancelling_ends_the_child_and_says_that_files_are_whole(run: Path, chil
     async def steps(pilot: Pilot[None]) -> None:
         await show(app, pilot)
         await pilot.press("e")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         await pilot.press("escape")
-        await frames.settle(pilot)
-        assert "Cancel the export?" in frames.text(app)
+        await frames.drawn(pilot)
+        assert "Cancel the export?" in frames.frame(app)
         await pilot.press("y")
-        await frames.settle(pilot)
-        assert child.cancelled and "Cancelled: no file was touched" in frames.text(app)
+        await frames.drawn(pilot)
+        assert child.cancelled and "Cancelled: no file was touched" in frames.frame(app)
 
     frames.run_app(app, NARROW, steps)
 
@@ -184,8 +187,8 @@ def test_a_refusal_stands_in_its_place_with_what_was_lost(run: Path, child: Chil
         await show(app, pilot)
         await pilot.press("e")
         await app.workers.wait_for_complete()
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "loses +0.310 nats" in shown and "take a type with more bits" in shown
 
     frames.run_app(app, NARROW, steps)
@@ -218,14 +221,15 @@ def test_hostile_text_appears_literally(tmp_path: Path, monkeypatch: pytest.Monk
     child = Child(run)
     child.error = ChildError(evil, evil, "", 5)
     monkeypatch.setattr(export_module, "ask", child)
+    monkeypatch.setattr(export_module, "work", child)
     app = opened(run)
 
     async def steps(pilot: Pilot[None]) -> None:
         await show(app, pilot)
         await pilot.press("e")
         await app.workers.wait_for_complete()
-        await frames.settle(pilot)
-        shown = frames.text(app)
+        await frames.drawn(pilot)
+        shown = frames.frame(app)
         assert "[/foo][@click=app.exit]x[/]" in shown and not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
     frames.run_app(app, WIDE, steps)

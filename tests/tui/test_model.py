@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
 from edgetune.events import Progress, to_line
+from edgetune.workspace.job import JobStatus
 from tests.tui.frames import HOSTILE, SIZES, StandIn, compare, frame, run, settle, until
 from tui.app import EdgeTune
 from tui.child import ChildError
@@ -36,15 +38,6 @@ def model(name: str, **facts: Any) -> dict[str, Any]:
 
 def document(*models: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"models": list(models), "unfinished": [], "usable_bytes": 11_800_000_000, "offline": False, **more}
-
-
-class Ended:
-    """A process that is done."""
-
-    pid = 2**22 + 1
-
-    def poll(self) -> int:
-        return 0
 
 
 CATALOGUE = document(
@@ -133,40 +126,72 @@ def test_filters_and_taking_a_model(project: Make, answers: StandIn) -> None:
     run(play)
 
 
-def test_a_download_shows_its_rate_and_is_cancelled(project: Make, answers: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+class Download:
+    """A job that downloads until it is cancelled."""
+
+    def __init__(self, folder: Path):
+        self.events, self.state, self.begun = folder / "events.jsonl", "running", list[list[str]]()
+
+    def start(self, arguments: list[str]) -> "Download":
+        self.begun.append(arguments)
+        return self
+
+    def poll(self) -> JobStatus:
+        return JobStatus(self.state)
+
+    def cancel(self) -> None:
+        self.state = "cancelled"
+
+    def tell(self, second: int) -> None:
+        with self.events.open("ab") as file:
+            told = Progress(stage="fetching", done=1e9 * second, total=10e9, unit="bytes", time=100.0 + second)
+            file.write(to_line(told) + b"\n")
+
+
+def test_a_download_shows_its_rate_and_is_cancelled(
+    project: Make, answers: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project("support-bot")
-    begun: list[list[str]] = []
-
-    class Slow:
-        pid, code = 2**22 + 1, None
-
-        def poll(self) -> int | None:
-            return self.code
-
-    slow = Slow()
-    monkeypatch.setattr("tui.fetch.subprocess.Popen", lambda command, **more: begun.append(command) or slow)
-    monkeypatch.setattr("tui.fetch.os.killpg", lambda pid, signal: setattr(slow, "code", -signal))
+    slow = Download(tmp_path)
+    monkeypatch.setattr("tui.fetch.jobs.start", slow.start)
 
     async def play(pilot: Pilot[None], app: EdgeTune) -> None:
         await to_model(pilot)
         await pilot.press("G", "k", "d")
         fetch = app.made["model"].fetch  # pyright: ignore[reportAttributeAccessIssue]
-        assert isinstance(fetch, Fetch) and begun[0][3:6] == ["models", "get", "Maker/mistral-7b"]
+        assert isinstance(fetch, Fetch) and slow.begun == [["models", "get", "Maker/mistral-7b"]]
         for second in range(3):
-            told = Progress(stage="fetching", done=1e9 * second, total=10e9, unit="bytes", time=100.0 + second)
-            with fetch.events.open("ab") as file:
-                file.write(to_line(told) + b"\n")
+            slow.tell(second)
         await until(pilot, lambda: "20.0 %" in frame(app))
         assert "1 GB/s" in frame(app) and "8.0 s left" in frame(app)
         await pilot.press("x")
         await until(pilot, lambda: app.made["model"].fetch is None)  # pyright: ignore[reportAttributeAccessIssue]
 
+        assert slow.state == "cancelled" and any("is not complete" in told.title for told in app._notifications)
+
     run(play)
 
 
-def test_hostile_facts_of_a_model_appear_literally(project: Make, answers: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_went_on_while_the_app_was_closed_is_shown(
+    project: Make, answers: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project("support-bot")
-    monkeypatch.setattr("tui.fetch.subprocess.Popen", lambda command, **more: Ended())
+    slow = Download(tmp_path)
+    slow.tell(3)
+    monkeypatch.setattr(Fetch, "at_work", lambda: Fetch("Maker/mistral-7b", slow))  # type: ignore[arg-type]
+
+    async def play(pilot: Pilot[None], app: EdgeTune) -> None:
+        await to_model(pilot)
+        await until(pilot, lambda: "30.0 %" in frame(app))
+
+    run(play)
+
+
+def test_hostile_facts_of_a_model_appear_literally(
+    project: Make, answers: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project("support-bot")
+    monkeypatch.setattr("tui.fetch.jobs.start", Download(tmp_path).start)
     answers.documents["models"] = document(
         model(HOSTILE, license=HOSTILE, summary=HOSTILE, family=HOSTILE, path="/x"), model("b", problem=HOSTILE, path="/y")
     )

@@ -5,11 +5,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import frames
 import msgspec
 import pytest
 import recorded
-import still_frames as frames
-from still_frames import NARROW, WIDE
+from frames import NARROW, WIDE
 from textual.pilot import Pilot
 
 from edgetune.config import DataConfig, RunConfig, load, to_toml
@@ -59,9 +59,9 @@ def opened(model: str = "starter", rows: str = "a.jsonl") -> EdgeTune:
 async def show(app: EdgeTune, pilot: Pilot[None]) -> PlanScreen:
     """The plan screen, once the child has answered."""
     app.open_screen("plan")
-    await frames.settle(pilot)
+    await frames.drawn(pilot)
     await app.workers.wait_for_complete()
-    await frames.settle(pilot)
+    await frames.drawn(pilot)
     assert isinstance(app.screen, PlanScreen)
     return app.screen
 
@@ -77,7 +77,7 @@ def test_frame(state: str, size: tuple[int, int], child: Child) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         await show(app, pilot)
-        frames.check(f"plan-{state}-{size[0]}", app)
+        frames.compare(app, f"plan-{state}")
 
     frames.run_app(app, size, steps)
 
@@ -104,13 +104,13 @@ def test_a_change_costs_at_once_and_can_be_undone(child: Child) -> None:
         await pilot.press("down", "right")
         assert app.desk.config.adapter.rank == 32 and screen.plan.memory.peak_bytes > peak
         await pilot.press("enter", "backspace", "backspace", "8", "enter")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         assert app.desk.config.adapter.rank == 8 and screen.plan.memory.peak_bytes < peak
         await pilot.press("enter", "backspace", "0", "enter")
-        await frames.settle(pilot)
-        assert "adapter.rank: it must be a whole number, at least 1" in frames.text(app)
+        await frames.drawn(pilot)
+        assert "adapter.rank: it must be a whole number, at least 1" in frames.frame(app)
         await pilot.press("escape", "u", "u")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         assert app.desk.config.adapter.rank == 16 and screen.plan.memory.peak_bytes == peak
         assert len(child.asked) == 1  # nothing of this needs the model or the rows
 
@@ -125,7 +125,7 @@ def test_a_suggestion_is_applied_with_enter(child: Child) -> None:
         assert screen.plan is not None
         first = dict(screen.plan.suggestions[0].settings)
         await pilot.press("tab", "enter")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         for key, value in first.items():
             section, _, name = key.partition(".")
             assert getattr(getattr(app.desk.config, section), name) == value
@@ -142,13 +142,13 @@ def test_auto_makes_it_fit_and_a_start_before_that_is_refused_in_place(child: Ch
     async def steps(pilot: Pilot[None]) -> None:
         screen = await show(app, pilot)
         await pilot.press("ctrl+r")
-        await frames.settle(pilot)
-        assert "It does not fit into this machine" in frames.text(app) and not spawned
+        await frames.drawn(pilot)
+        assert "It does not fit into this machine" in frames.frame(app) and not spawned
         await pilot.press("a")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         assert screen.plan is not None and screen.plan.fits
         await pilot.press("ctrl+r")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         assert app.screen is app.made["train"]
 
     frames.run_app(app, WIDE, steps)
@@ -175,7 +175,7 @@ def test_the_copied_line_makes_the_same_run(child: Child, tmp_path: Path) -> Non
         screen = await show(app, pilot)
         app.desk.change(**{"adapter.rank": 8, "adapter.targets": ["q_proj"], "training.rate": 3e-5, "checks.samples": ["a b"]})
         await pilot.press("y")
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
         words = shlex.split(screen.command_line())
         assert app.clipboard == screen.command_line() and words[:2] == ["edgetune", "train"]
         base = tmp_path / "base.toml"  # another project's file with the same model and rows
@@ -195,7 +195,7 @@ def test_timing_asks_a_child_for_real_steps(child: Child) -> None:
         await show(app, pilot)
         await pilot.press("t")
         await app.workers.wait_for_complete()
-        await frames.settle(pilot)
+        await frames.drawn(pilot)
 
     frames.run_app(app, WIDE, steps)
     assert [arguments[0] for arguments in child.asked] == ["plan", "plan"]
@@ -210,7 +210,7 @@ def test_hostile_text_appears_literally(size: tuple[int, int], child: Child) -> 
 
     async def steps(pilot: Pilot[None]) -> None:
         await show(app, pilot)
-        shown = frames.text(app)
+        shown = frames.frame(app)
         assert "[/foo][@click=app.exit]x[/]" in shown and not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
     frames.run_app(app, size, steps)

@@ -17,7 +17,7 @@ from edgetune.files import append_line
 from edgetune.units import count, percent
 from tui.child import ChildError, ask
 from tui.literal import literal
-from tui.ratings import Rating, Score, Verdict, rate, ratings, score
+from tui.ratings import FILE, Rating, Score, Verdict, rate, ratings, score
 from tui.screens.correct import Correct
 from tui.screens.stage import Stage
 from tui.screens.talk_settings import TalkSettings
@@ -133,6 +133,8 @@ class CompareScreen(Stage):
 
     def show(self) -> None:
         """Titles, score and settings."""
+        if not self.is_standing:
+            return
         titles = ["left", "right"] if self.is_hidden else [each.source.label for each in self.sides]
         for number, side in enumerate(("a", "b")):
             panel = self.query_one(f"#side-{side}", Panel)
@@ -180,7 +182,7 @@ class CompareScreen(Stage):
     @property
     def ratings_file(self) -> Path:
         """Where ratings are kept."""
-        return self.desk.folder / "ratings.jsonl"
+        return self.desk.folder / FILE
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
@@ -239,6 +241,7 @@ class CompareScreen(Stage):
             told = f"{names[verdict]} was better" if verdict in names else f"left was {(b if self.swapped else a).label}"
             self.notify(told, title="Blind", markup=False)
         self.asked = ""
+        self.desk.touch()
         self.show()
 
     # ---- keys --------------------------------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ class Correct(ModalScreen[str | None]):
             yield Static(literal(self.prompt, "$quiet"))
             yield TextArea(self.said, soft_wrap=True, tab_behavior="focus")
 
+    def on_mount(self) -> None:
+        """One goes on where the model ended."""
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end)
+        area.focus()
+
     def action_keep(self) -> None:
         """Gives the answer, if there is one."""
         if text := self.query_one(TextArea).text.strip():

@@ -223,6 +223,8 @@ class DataScreen(Stage):
 
     def show_source(self) -> None:
         """The files, and what they come to."""
+        if not self.is_standing:
+            return
         if not self.query("#source-lines"):
             return
         files = self.desk.config.data.train

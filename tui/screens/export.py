@@ -1,8 +1,9 @@
-"""5 Export: which files, how they are made and proved, and what runs them. A child works; cancelling leaves files whole."""
+"""5 Export: which files, how they are made and proved, and what runs them. A job works; cancelling leaves files whole."""
 
 import asyncio
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import DataTable
-from textual.worker import Worker
 
 from edgetune.config import RunConfig, load
 from edgetune.errors import EdgeTuneError
 from edgetune.events import AnyEvent
 from edgetune.files import free_space
 from edgetune.units import size
+from edgetune.workspace.job import Job
 from tui import export_view as view
 from tui.child import ChildError, ask
 from tui.dashboard import keys, quiet
@@ -28,6 +29,7 @@ from tui.screens.stage import Stage
 from tui.sources import Source
 from tui.widgets.dialogs import Question
 from tui.widgets.panel import Lines, Panel
+from tui.work import follow, running, work
 
 FRAME = 0.1  # seconds between two drawings of a child that tells more than an eye can follow
 
@@ -78,7 +80,7 @@ class ExportScreen(Stage):
         self.license = ""
         self.asked_model = ""
         self.problem: tuple[str, str] = ("", "")
-        self.work: Worker[None] | None = None
+        self.job: Job | None = None
         self.drawn = 0.0
 
     def body(self) -> ComposeResult:
@@ -129,6 +131,7 @@ class ExportScreen(Stage):
                 self.config = load(run / "run.toml")
             except EdgeTuneError as error:
                 self.problem = error.message, error.hint
+            self.run_worker(self.attach(run), group="attach", exclusive=True)
         if self.config and self.config.model != self.asked_model:
             self.asked_model, self.parameters, self.license = self.config.model, 0, ""
             self.run_worker(self.learn_model(self.config.model), group="model", exclusive=True)
@@ -161,7 +164,7 @@ class ExportScreen(Stage):
 
     def draw(self) -> None:
         """One frame."""
-        if not self.is_mounted:
+        if not self.is_standing:
             return
         self.draw_formats()
         self.draw_source()
@@ -283,7 +286,7 @@ class ExportScreen(Stage):
             self.draw()
 
     def action_export(self) -> None:
-        """Makes the files in a child."""
+        """Makes the files in a job, which goes on when the app is left."""
         if self.state.phase == "working":
             return
         if self.run_folder is None or not self.selected:
@@ -292,27 +295,40 @@ class ExportScreen(Stage):
             return
         kinds = tuple(each.kind for each in FORMATS if each.kind in self.selected)
         self.state, self.problem = ExportState(kinds=kinds, phase="working"), ("", "")
-        self.work = self.run_worker(self.export(self.run_folder, self.out, kinds), group="export", exclusive=True)
-        self.draw()
-
-    async def export(self, run: Path, out: Path, kinds: tuple[str, ...]) -> None:
-        """Follows the child to its end, whatever that is."""
         files = [kind for kind in kinds if kind != ADAPTER] or ["F16"]
         extra = ["--adapter-gguf"] if ADAPTER in kinds else []
+        arguments = ["export", str(self.run_folder), "--out", str(self.out), "--to", ",".join(files), *extra]
+        self.run_worker(self.to_the_end(work(arguments, self.heard, self.begun), self.run_folder), group="export")
+        self.draw()
+
+    def begun(self, job: Job) -> None:
+        """The job that may be cancelled."""
+        self.job = job
+
+    async def attach(self, run: Path) -> None:
+        """Follows an export of this run that goes on since before the app was opened."""
+        job = await asyncio.to_thread(running, "export", str(run))
+        if job and self.state.phase != "working" and run == self.run_folder:
+            words = job.record.arguments
+            kinds = words[words.index("--to") + 1].split(",") if "--to" in words else []
+            kinds += [ADAPTER] if "--adapter-gguf" in words else []
+            self.job, self.state = job, ExportState(kinds=tuple(kinds), phase="working")
+            await self.to_the_end(follow(job, self.heard), run)
+
+    async def to_the_end(self, following: Coroutine[Any, Any, dict[str, Any]], run: Path) -> None:
+        """Follows a job to its end, whatever that is. The app may end before: the job goes on."""
         phase: Phase = "failed"
         try:
-            await ask(["export", str(run), "--out", str(out), "--to", ",".join(files), *extra], self.heard)
+            await following
             phase = "done"
-        except ChildError as error:
-            self.problem = error.message, error.hint
-        except asyncio.CancelledError:
-            phase = "cancelled"
-            raise
-        finally:
-            self.state = view.ended(self.state, phase)
-            self.certified = read_certificate(out)
-            if self.is_mounted:
-                self.draw()
+        except (ChildError, EdgeTuneError) as error:
+            if isinstance(error, ChildError) and error.kind == "cancelled":
+                phase = "cancelled"
+            else:
+                self.problem = error.message, error.hint
+        self.job, self.state = None, view.ended(self.state, phase)
+        self.certified = read_certificate(self.out)
+        self.draw()
         if self.app.screen is not self:
             self.edgetune.notify(
                 f"{run.name} is exported" if phase == "done" else self.problem[0], title="Export", markup=False
@@ -332,8 +348,8 @@ class ExportScreen(Stage):
             return
 
         def decided(yes: bool | None) -> None:
-            if yes and self.work is not None and self.state.phase == "working":
-                self.work.cancel()
+            if yes and self.job is not None:
+                self.job.cancel()
 
         text = "What is half made goes; files of an earlier export stay as they are."
         self.edgetune.push_screen(Question("Cancel the export?", text, yes="Cancel", no="Go on"), decided)

@@ -18,8 +18,10 @@ from edgetune.errors import EdgeTuneError
 from edgetune.units import count, duration, percent, size
 from edgetune.workspace.runs import RUNNING
 from tui import store
+from tui.desk import way_of
 from tui.literal import cell, literal, one_line
 from tui.overview import Overview, RunLine, Standing, ago, all_overviews, lasted, machine_facts
+from tui.ratings import has_ratings
 from tui.screens.stage import Stage
 from tui.widgets.dialogs import Ask, Question
 from tui.widgets.list_table import ListTable
@@ -124,7 +126,7 @@ class Home(Stage):
 
     def show(self, found: list[Overview]) -> None:
         """All projects, as they were just looked at."""
-        if not self.query("#list"):  # the app is ending
+        if not self.is_standing:
             return
         self.found = found
         if self.desk.project is None and len(found) == 1 and not found[0].problem:
@@ -407,7 +409,7 @@ def card_lines(each: Overview) -> list[Content]:
     lines: list[Content] = []
     if is_first(each):
         lines += [literal(WELCOME), Content("")]
-    way = way_of(each)
+    way = marks_of(each)
     for mark, name, words in zip(way, NAMES, stage_words(each), strict=True):
         glyph = Content.styled(GLYPHS[mark], STYLES[mark])
         label = Content.styled(f" {name:<9}", "" if mark != "open" else "$quiet")
@@ -421,18 +423,11 @@ def next_of(each: Overview) -> str:
     return "start training" if is_first(each) else each.standing.next
 
 
-def way_of(each: Overview) -> Way:
+def marks_of(each: Overview) -> Way:
     """The marks of a project's stages."""
-    from tui.desk import train_mark, way_of
-
     run = each.runs[0] if each.runs else None
-    alive = bool(run and run.alive)
-    way = (
-        way_of(each.config, run.state, alive, each.exported)
-        if run
-        else way_of(each.config, store.NO_STATE, False, each.exported)
-    )
-    return way._replace(train=train_mark(run.state, alive)) if run else way
+    state, alive = (run.state, run.alive) if run else (store.NO_STATE, False)
+    return way_of(each.config, state, alive, each.exported, has_ratings(each.project.folder))
 
 
 def stage_words(each: Overview) -> tuple[str, str, str, str, str]:

@@ -14,7 +14,6 @@ from textual.widgets import DataTable, Input
 
 from edgetune.errors import EdgeTuneError
 from edgetune.events import AnyEvent, Progress
-from edgetune.files import home
 from edgetune.units import count, duration, parameters, percent, size
 from tui.child import ChildError, ask
 from tui.fetch import Fetch
@@ -97,6 +96,7 @@ class ModelScreen(Stage):
         super().on_mount()
         self.query_one(ListTable).focus()
         self.set_interval(0.25, self.follow_fetch)
+        self.run_worker(self.find_fetch, thread=True, group="fetch")
         self.look()
 
     # ---- what is known -----------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class ModelScreen(Stage):
 
     def choose_own(self) -> None:
         """The cursor begins at the project's own model."""
-        if not self.query("#list"):
+        if not self.is_standing:
             return
         name = self.desk.base_model
         own = next((row for row in self.rows or [] if name and name in (row["name"], row["repository"], row["path"])), None)
@@ -143,6 +143,8 @@ class ModelScreen(Stage):
 
     def show(self) -> None:
         """The table and the boxes beside it."""
+        if not self.is_standing:
+            return
         if not self.query("#said"):  # the app is ending
             return
         said, table = self.query_one("#said", Lines), self.query_one(ListTable)
@@ -321,13 +323,23 @@ class ModelScreen(Stage):
             return False
         name = str(row["repository"] or row["name"])
         try:
-            self.fetch = Fetch(str(row["name"]), ["models", "get", name], home() / "jobs")
+            self.fetch = Fetch.start(str(row["name"]), name)
         except EdgeTuneError as error:
             self.edgetune.complain(error.message, error.hint)
             return False
+        self.take_fetch(self.fetch)
+        return True
+
+    def find_fetch(self) -> None:
+        """A download that goes on since before is shown again."""
+        if found := Fetch.at_work():
+            self.app.call_from_thread(self.take_fetch, found)
+
+    def take_fetch(self, fetch: Fetch) -> None:
+        """Shows a download that is at work."""
+        self.fetch = self.fetch or fetch
         self.query_one("#download").add_class("open")
         self.follow_fetch()
-        return True
 
     def action_cancel(self) -> None:
         """Stops the download."""
@@ -429,10 +441,11 @@ def memory_lines(row: Row, usable: int, verdict: tuple[str, str, str]) -> list[C
     parts: Mapping[str, int] = row["to_train"]
     if not parts:
         return [Content.styled("Not known: the model cannot be read.", "$quiet")]
-    most = max(parts.values())
     shown = [(name, int(parts[name])) for name in PARTS if parts.get(name)]
     rest = sum(int(number) for name, number in parts.items() if name not in PARTS)
-    lines = [part_line(name, number, most) for name, number in [*shown, ("other", rest)] if number]
+    shown = [(name, number) for name, number in [*shown, ("other", rest)] if number]
+    most = max(number for _, number in shown)
+    lines = [part_line(name, number, most) for name, number in shown]
     glyph, word, style = verdict
     peak = Content.styled(f"{'peak':<12}", "$quiet") + Content.styled(f"{row['to_train_bytes'] / 1e9:5.2f} GB", "bold")
     of = Content.styled(f" of {usable / 1e9:.1f} usable", "$quiet")

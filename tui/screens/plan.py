@@ -200,7 +200,7 @@ class PlanScreen(Stage):
 
     def draw_plan(self) -> None:
         """Memory and time, or how far the child is, or what is missing."""
-        if not self.is_mounted:
+        if not self.is_standing:
             return
         config, lines, brief = self.desk.config, self.query_one("#plan-lines", Lines), self.query_one("#brief-lines", Lines)
         if self.asking:

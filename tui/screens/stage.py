@@ -34,6 +34,11 @@ class Stage(Screen[None]):
         """What is open."""
         return self.edgetune.desk
 
+    @property
+    def is_standing(self) -> bool:
+        """Whether its widgets are there: not before it is composed, and not any more while the app takes it down."""
+        return bool(self.query(TopBar))
+
     def compose(self) -> ComposeResult:
         """The frame of every screen."""
         yield TopBar()

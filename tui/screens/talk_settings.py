@@ -25,14 +25,17 @@ class TalkSettings(ModalScreen[tuple[Drawing, list[Source]] | None]):
     TalkSettings { align: center middle; background: $background 60%; }
     TalkSettings > Vertical { width: 72; max-width: 96%; height: auto; max-height: 96%; border: round $primary; padding: 0 2;
         background: $panel; border-title-color: $primary; }
-    TalkSettings .row { height: 3; }
-    TalkSettings Label { width: 14; padding: 1 0; color: $quiet; }
-    TalkSettings Input { width: 1fr; }
+    TalkSettings .row { height: 1; margin-top: 1; }
+    TalkSettings Label { width: 14; color: $quiet; }
+    TalkSettings Input { width: 1fr; height: 1; border: none; background: $surface; padding: 0 1; }
+    TalkSettings Input:focus { border: none; background: $block-cursor-background; }
     TalkSettings Select { width: 1fr; }
-    TalkSettings TextArea { width: 1fr; height: 4; border: round $line; background: $background; }
-    TalkSettings #system-row { height: 4; }
-    TalkSettings #wrong { color: $error; height: auto; }
-    TalkSettings #answers { height: 3; align-horizontal: right; }
+    TalkSettings TextArea { width: 1fr; height: 3; border: none; background: $surface; }
+    TalkSettings TextArea:focus { border: none; background: $block-cursor-background; }
+    TalkSettings #system-row { height: 3; }
+    TalkSettings #wrong { color: $error; height: auto; margin-top: 1; }
+    TalkSettings #answers { height: 1; align-horizontal: right; }
+    TalkSettings Button { margin-left: 2; }
     """
 
     def __init__(self, drawing: Drawing, sources: list[Source], chosen: list[Source], names: list[str]):
@@ -49,7 +52,7 @@ class TalkSettings(ModalScreen[tuple[Drawing, list[Source]] | None]):
                 value = next((number for number, each in enumerate(self.sources) if each == source), 0)
                 with Horizontal(classes="row"):
                     yield Label(name)
-                    yield Select(options, value=value, allow_blank=False, id=f"source{index}")
+                    yield Select(options, value=value, allow_blank=False, compact=True, id=f"source{index}")
             fields = (
                 ("temperature", Number(0, 10)), ("top_p", Number(0.01, 1)),
                 ("seed", Integer(0, (1 << 32) - 1)), ("max_tokens", Integer(1, 1 << 20)),
@@ -57,14 +60,14 @@ class TalkSettings(ModalScreen[tuple[Drawing, list[Source]] | None]):
             for name, validator in fields:
                 with Horizontal(classes="row"):
                     yield Label(name.replace("_", " "))
-                    yield Input(str(getattr(self.drawing, name)), id=name, validators=[validator])
+                    yield Input(str(getattr(self.drawing, name)), id=name, validators=[validator], compact=True)
             with Horizontal(classes="row", id="system-row"):
                 yield Label("system text")
-                yield TextArea(self.drawing.system, id="system", tab_behavior="focus")
+                yield TextArea(self.drawing.system, id="system", tab_behavior="focus", compact=True)
             yield Static("", id="wrong", markup=False)
             with Horizontal(id="answers"):
-                yield Button("Back (esc)", id="no")
-                yield Button("Use (ctrl+s)", variant="primary", id="yes")
+                yield Button("Back (esc)", id="no", compact=True)
+                yield Button("Use (ctrl+s)", variant="primary", id="yes", compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """A click is an answer."""
@@ -92,7 +95,7 @@ class TalkSettings(ModalScreen[tuple[Drawing, list[Source]] | None]):
         )  # fmt: skip
         chosen: list[Source] = []
         for index in range(len(self.names)):
-            number = self.query_one(f"#source{index}", Select[int]).value
+            number: object = self.query_one(f"#source{index}", Select).value
             chosen.append(self.sources[number] if isinstance(number, int) else self.chosen[index])
         self.dismiss((drawing, chosen))
 

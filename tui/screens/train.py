@@ -152,7 +152,7 @@ class TrainScreen(Stage):
 
     def draw(self) -> None:
         """One frame."""
-        if not self.is_mounted or not self.size.width:
+        if not self.is_standing or not self.size.width:
             return
         view = self.view
         self.query_one("#status", Lines).show(dashboard.status_line(view, self.size.width))

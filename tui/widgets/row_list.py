@@ -164,7 +164,7 @@ class RowList(ScrollView, can_focus=True):
         """Titles on top, then rows."""
         theme, width = self.app.theme_variables, self.size.width
         quiet = theme.get("quiet", "#888888")
-        base = Style(bgcolor=self.background_colors[1].rich_color)
+        base = Style(bgcolor=self.background_colors[1].rich_color, color=theme.get("foreground"))
         digits = max(len(count(self.total)), 2)
         if y == 0:
             return self.line(width, digits, ("#", "First words", self.title, ""), [Style(color=quiet)] * 4, base)

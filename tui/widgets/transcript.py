@@ -76,11 +76,11 @@ class Transcript(VerticalScroll):
         super().watch_scroll_y(old_value, new_value)
         self.follows = new_value >= self.max_scroll_y - 1
 
-    def add(self, message: Message) -> Message:
-        """One more message: whoever asks wants to see the answer."""
-        self.query(".empty").remove()
-        self.mount(message)
+    async def add(self, message: Message) -> Message:
+        """One more message, ready to grow: whoever asks wants to see the answer."""
         self.follows = True
+        await self.query(".empty").remove()
+        await self.mount(message)
         return message
 
     async def clear(self) -> None:

@@ -12,7 +12,6 @@ from edgetune.config import ChecksConfig, DataConfig, RunConfig, TrainingConfig
 from edgetune.errors import ConfigError, Refused
 from edgetune.planner.deadline import fit_into, seconds_until
 from edgetune.planner.facts import Facts, Speed, shape_of
-from edgetune.planner.pace import remaining_seconds
 from edgetune.planner.plan import replan
 from edgetune.planner.rows import grouped
 from edgetune.planner.suggestions import planned, with_settings
@@ -86,16 +85,6 @@ def test_too_little_time_is_refused_with_what_it_takes(facts: Facts) -> None:
     with pytest.raises(Refused, match="is too little: 10 steps take") as caught:
         fit_into(facts, CONFIG, 1.0, now=0.0)
     assert caught.value.exit_code == 3 and "give it" in caught.value.hint
-
-
-def test_what_remains_counts_long_rows_to_come_and_a_machine_that_slows() -> None:
-    assert remaining_seconds([100.0] * 10, []) is None
-    assert remaining_seconds([100.0] * 10, [(50.0, 1.0)] * 5) == pytest.approx(20)
-    assert remaining_seconds([400.0] * 10, [(50.0, 1.0)] * 5) == pytest.approx(80)
-    slowed = [(50.0, 1.0)] * 100 + [(50.0, 2.0)] * 20
-    assert remaining_seconds([100.0] * 10, slowed) == pytest.approx(40)
-    rest = remaining_seconds([], [(50.0, 1.0)], validations=2, validation_seconds=3.0, saves=4, save_seconds=0.5)
-    assert rest == pytest.approx(8)
 
 
 def test_planning_anew_is_quick_and_goes_through_json(facts: Facts) -> None:
