@@ -1,15 +1,19 @@
 """What the screens' tests share: an app on a home of its own, a machine that never changes, recorded runs, and frames."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 
 from edgetune.config import DataConfig, RunConfig
 from tests.tui.frames import NOW, recorded_run
 from tui import store
 from tui.machine import MachineLine
+from tui.run_view import RunReader, RunView
 from tui.store import Project
 
 
@@ -17,6 +21,8 @@ from tui.store import Project
 def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this machine, this day or this place is on a frame."""
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
 
     def look(self: MachineLine) -> None:
         self.texts = ("M2 Pro · 16 GB · 9.8 free", "6.2/16 GB")
@@ -49,3 +55,16 @@ def rows_file(tmp_path: Path) -> Path:
     file = tmp_path / "support.jsonl"
     file.write_text('{"text": "a row"}\n')
     return file
+
+
+@pytest.fixture
+def still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded run looks the same whenever and wherever it is looked at."""
+    plain = RunReader.view
+
+    def view(self: RunReader, *arguments: Any) -> RunView:
+        found = plain(self, *arguments)
+        memory = 2_700_000_000 if found.memory_bytes else 0
+        return replace(found, memory_bytes=memory, limit_bytes=11_800_000_000, swapped_bytes=0, now=recorded.START + 330)
+
+    monkeypatch.setattr(RunReader, "view", view)

@@ -2,6 +2,7 @@
 
 import fcntl
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO
 from edgetune import events
 from edgetune.config import ChecksConfig, DataConfig, RunConfig, to_toml
 from edgetune.events import Event, to_line
+from edgetune.locks import name_owner
 
 START = 1_700_000_000.0
 PROMPTS = ("My parcel never came, what now?", "How do I reset my password?", "Cancel my plan please")
@@ -60,6 +62,7 @@ def record(run: Path, found: list[Event], alive: bool = False, **checks: Any) ->
         lock = (run / "run.lock").open("a+b")
         fcntl.flock(lock, fcntl.LOCK_EX)
         HELD.append(lock)
+        name_owner(run / "run.lock", os.getpid())
     return run
 
 

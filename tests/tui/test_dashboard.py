@@ -11,31 +11,14 @@ from textual.pilot import Pilot
 from edgetune import events
 from edgetune.events import to_line
 from edgetune.files import append_line
-from tui import dashboard, run_view
+from tui import dashboard
 from tui.app import EdgeTune
-from tui.run_view import RunView
 from tui.widgets.plot import LossPlot
 
 STATES = ("training", "paused", "stopped", "failed", "finished", "interrupted", "slow")
 
 
-@pytest.fixture(autouse=True)
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine and the clock are the same everywhere."""
-    monkeypatch.setenv("TZ", "UTC")
-    import time
-
-    time.tzset()
-    plain = run_view.RunReader.view
-
-    def view(self: run_view.RunReader, *arguments: object) -> RunView:
-        from dataclasses import replace
-
-        found = plain(self, *arguments)  # type: ignore[arg-type]
-        memory = 2_700_000_000 if found.memory_bytes else 0
-        return replace(found, memory_bytes=memory, limit_bytes=11_800_000_000, swapped_bytes=0, now=recorded.START + 330)
-
-    monkeypatch.setattr(run_view.RunReader, "view", view)
+pytestmark = pytest.mark.usefixtures("still_run")
 
 
 def opened(run: Path | None) -> EdgeTune:
