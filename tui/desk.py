@@ -34,7 +34,7 @@ class Note:
 
 
 class Desk:
-    """The project and the run that are open. Every change of it ends in `touch`, and the app shows it soon after."""
+    """The project and the run that are open. Every change of it ends in `note_change`, and the app shows it soon after."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -141,14 +141,14 @@ class Desk:
             return
         self.undone = [*self.undone[-UNDONE + 1 :], self.config]
         self.config, self.unsaved = config, True
-        self.touch()
+        self.note_change()
 
     def undo(self) -> bool:
         """Takes the last change back; False where there is none."""
         if not self.undone:
             return False
         self.config, self.unsaved = self.undone.pop(), True
-        self.touch()
+        self.note_change()
         return True
 
     def save(self) -> None:
@@ -191,7 +191,7 @@ class Desk:
         self.follower = Follower(folder) if folder else None
         self.looked = 0.0
         self.look()
-        self.touch()
+        self.note_change()
 
     def start_run(self) -> Path:
         """Starts a run of the config as it stands, and follows it; gives its folder.
@@ -246,7 +246,7 @@ class Desk:
         moved = self.follower.poll()
         self.look()
         if moved:
-            self.touch()
+            self.note_change()
         return [] if fresh else notes_of(before, self.state, self.follower.run.name)
 
     # ---- what the app asks -------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class Desk:
             return "train" if self.run else "plan"
         return ("home", "model", "data", "plan", "compare", "export")[stage]
 
-    def touch(self) -> None:
+    def note_change(self) -> None:
         """Something has changed: the way is looked at anew, and the app will show it."""
         self.way = way_of(self.config, self.state, self.is_live, has_exports(self.project, self.run), has_ratings(self.folder))
         self.changed = True

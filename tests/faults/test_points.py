@@ -51,7 +51,6 @@ PAST_THE_POINTS = {
     ("tui/child.py", "fdopen"): "a pipe, read",
     ("tui/widgets/top_bar.py", "truncate"): "a text",
     ("tui/dashboard.py", "truncate"): "a text",
-    ("tui/desk.py", "touch"): "says that something changed",
     ("tui/export_view.py", "truncate"): "a text",
     ("tui/fetch.py", "open"): "a download's own streams, for as long as it is watched",
     ("tui/fetch.py", "write_bytes"): "a download's own streams, for as long as it is watched",

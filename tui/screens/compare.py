@@ -241,7 +241,7 @@ class CompareScreen(Stage):
             told = f"{names[verdict]} was better" if verdict in names else f"left was {(b if self.swapped else a).label}"
             self.notify(told, title="Blind", markup=False)
         self.asked = ""
-        self.desk.touch()
+        self.desk.note_change()
         self.show()
 
     # ---- keys --------------------------------------------------------------------------------------------------------
