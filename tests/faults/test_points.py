@@ -52,8 +52,6 @@ PAST_THE_POINTS = {
     ("tui/widgets/top_bar.py", "truncate"): "a text",
     ("tui/dashboard.py", "truncate"): "a text",
     ("tui/export_view.py", "truncate"): "a text",
-    ("tui/fetch.py", "open"): "a download's own streams, for as long as it is watched",
-    ("tui/fetch.py", "write_bytes"): "a download's own streams, for as long as it is watched",
     ("tui/screens/data.py", "truncate"): "a text",
     ("tui/screens/home.py", "rename"): "the workspace's",
     ("tui/screens/home.py", "truncate"): "a text",
